@@ -1,0 +1,60 @@
+// Bundles every test/**/*.test.ts with esbuild and runs the files with uvu, one process a file
+// (two at a time for files that use no GPU), then prints `N passed, N failed` as the last line.
+//   node scripts/test.mjs [PATTERN…]     only files whose path contains a pattern
+import { spawn } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { build } from 'esbuild';
+
+const root = new URL('..', import.meta.url).pathname;
+const patterns = process.argv.slice(2);
+const files = readdirSync(join(root, 'test'), { recursive: true })
+  .map((f) => join('test', String(f)))
+  .filter((f) => f.endsWith('.test.ts') && (patterns.length === 0 || patterns.some((p) => f.includes(p))))
+  .sort();
+// A folder per run, so that several runs can go on side by side.
+const outdir = join(root, 'node_modules', '.cache', `rlhf-tests-${process.pid}`);
+mkdirSync(outdir, { recursive: true });
+await build({
+  entryPoints: files.map((f) => join(root, f)),
+  outdir,
+  outbase: join(root, 'test'),
+  outExtension: { '.js': '.mjs' },
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node20',
+  packages: 'external',
+  sourcemap: 'inline',
+  loader: { '.wgsl': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
+  logLevel: 'warning',
+});
+
+let passed = 0;
+let failed = 0;
+for (const file of files) {
+  const bundle = join(outdir, relative('test', file).replace(/\.ts$/, '.mjs'));
+  const started = performance.now();
+  const { code, output } = await run(process.execPath, ['--enable-source-maps', bundle]);
+  const total = Number(/Total:\s+(\d+)/.exec(output)?.[1] ?? 0);
+  const ok = [...output.matchAll(/Passed:\s+(\d+)/g)].reduce((sum, m) => sum + Number(m[1]), 0);
+  passed += ok;
+  const bad = Math.max(total - ok, code === 0 && total > 0 ? 0 : 1);
+  failed += bad;
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  console.log(`${bad ? 'FAIL' : 'ok  '} ${file}  ${ok} tests, ${seconds} s`);
+  if (bad) console.log(output);
+}
+rmSync(outdir, { recursive: true, force: true });
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed || passed === 0 ? 1 : 0);
+
+function run(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, env: { ...process.env, FORCE_COLOR: '0', RLHF_ROOT: root } });
+    let output = '';
+    child.stdout.on('data', (chunk) => (output += chunk));
+    child.stderr.on('data', (chunk) => (output += chunk));
+    child.on('close', (code) => resolve({ code, output }));
+  });
+}
