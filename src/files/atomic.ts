@@ -1,0 +1,158 @@
+import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { RunError } from '../errors.ts';
+
+/** Turns the system's error about an output file into a RunError that names it; other errors come back as they are. */
+export function outputError(error: unknown, path: string): unknown {
+  const { code, path: at } = (error ?? {}) as NodeJS.ErrnoException;
+  const where = at ?? path;
+  switch (code) {
+    case 'ENOSPC':
+    case 'EDQUOT': return new RunError(`${where}: the disk is full`, 'free some space, then run again with --resume');
+    case 'EACCES':
+    case 'EPERM': return new RunError(`${where}: permission denied, cannot write there`);
+    case 'EROFS': return new RunError(`${where}: the file system is read-only`);
+    case 'ENOENT': return new RunError(`${where}: cannot be written, its folder does not exist`);
+    case 'ENOTDIR':
+    case 'EEXIST': return new RunError(`${where}: cannot be written, a file is in the way`);
+    case 'EISDIR': return new RunError(`${where}: cannot be written, a folder is in the way`);
+    case 'ENOTEMPTY': return new RunError(`${where}: cannot be replaced, the folder is not empty`);
+    case 'EFBIG':
+    case 'EIO':
+    case 'EMFILE':
+    case 'ENFILE':
+    case 'ENAMETOOLONG': return new RunError(`${where}: cannot be written (${code})`);
+    default: return error;
+  }
+}
+
+/** Names that this process is working on. A process number alone does not tell: in a container it is often the same. */
+const inUse = new Set<string>();
+
+/** A name beside `path` for unfinished work: `NAME.tmp-PID-XXXXXXXX`. */
+export function asideName(path: string, kind: 'tmp' | 'old'): string {
+  const name = `${path}.${kind}-${process.pid}-${randomBytes(4).toString('hex')}`;
+  inUse.add(resolve(name));
+  return name;
+}
+
+/** Says that the work under a name from `asideName` is over. */
+export function releaseAside(name: string): void {
+  inUse.delete(resolve(name));
+}
+
+/** Flushes a file's or folder's entry to the disk, so that a rename survives a power cut. */
+export async function syncPath(path: string): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/**
+ * Writes a file so that a reader, or a crash at any moment, sees either the old content or the new, whole: writes aside,
+ * flushes, renames, flushes the folder.
+ * @throws RunError where the disk is full or the folder not writable; the old file is still there then
+ */
+export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
+  const aside = asideName(path, 'tmp');
+  try {
+    const handle = await open(aside, 'wx');
+    try {
+      await handle.writeFile(data);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(aside, path);
+    await syncPath(dirname(resolve(path)));
+  } catch (error) {
+    await rm(aside, { force: true }).catch(() => undefined);
+    throw outputError(error, path);
+  } finally {
+    releaseAside(aside);
+  }
+}
+
+/**
+ * Makes a folder appear whole: `fill` writes its files into a folder aside, all is flushed, then renamed into place. An
+ * older folder of that name is moved away before and deleted after; should the machine stop between the two renames,
+ * `clearLeftovers` puts the old one back.
+ * @throws RunError where it cannot be written; what was there before still is
+ */
+export async function writeFolderAtomic(path: string, fill: (aside: string) => Promise<void>): Promise<void> {
+  const aside = asideName(path, 'tmp');
+  const old = asideName(path, 'old');
+  try {
+    await mkdir(aside, { recursive: true });
+    await fill(aside);
+    await syncTree(aside);
+    if (existsSync(path)) {
+      await rename(path, old);
+      try {
+        await rename(aside, path);
+      } catch (error) {
+        await rename(old, path);
+        throw error;
+      }
+      await syncPath(dirname(resolve(path)));
+      await rm(old, { recursive: true, force: true });
+    } else {
+      await rename(aside, path);
+      await syncPath(dirname(resolve(path)));
+    }
+  } catch (error) {
+    await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+    throw outputError(error, path);
+  } finally {
+    releaseAside(aside);
+    releaseAside(old);
+  }
+}
+
+/** Flushes every file and folder under `path`, and `path` itself. */
+export async function syncTree(path: string): Promise<void> {
+  for (const entry of await readdir(path, { withFileTypes: true })) {
+    if (entry.isDirectory()) await syncTree(join(path, entry.name));
+    else if (entry.isFile()) await syncPath(join(path, entry.name));
+  }
+  await syncPath(path);
+}
+
+/**
+ * Puts in order what a killed process left beside or in a folder: for each `NAME.old-…` whose NAME is missing, the old
+ * content comes back; every other `NAME.tmp-…` and `NAME.old-…` is deleted. What a living process works on stays.
+ * @param folder whose direct entries are looked at
+ */
+export async function clearLeftovers(folder: string): Promise<void> {
+  let entries: string[];
+  try {
+    entries = await readdir(folder);
+  } catch {
+    return;
+  }
+  try {
+    for (const entry of entries) {
+      const [, name, kind, pid] = /^(.+)\.(tmp|old)-(\d+)-[0-9a-f]{8}$/.exec(entry) ?? [];
+      if (!name || inUse.has(resolve(folder, entry)) || isAlive(Number(pid))) continue;
+      if (kind === 'old' && !existsSync(join(folder, name))) await rename(join(folder, entry), join(folder, name));
+      else await rm(join(folder, entry), { recursive: true, force: true });
+    }
+  } catch (error) {
+    throw outputError(error, folder);
+  }
+}
+
+function isAlive(pid: number): boolean {
+  if (pid === process.pid) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
