@@ -1,0 +1,173 @@
+import { closeSync, fstatSync, openSync } from 'node:fs';
+import { RunError, UsageError } from '../errors.ts';
+
+/** The open device and what the kernels need to know of it. */
+export interface Gpu {
+  device: GPUDevice;
+  adapter: GPUAdapter;
+  info: GPUAdapterInfo;
+  /** Lanes a subgroup if the adapter has subgroups of one fixed size, else 0: kernels then use workgroup memory. */
+  subgroup: number;
+  /** True for a driver that runs shaders on the CPU (lavapipe, SwiftShader). */
+  software: boolean;
+  /** Largest storage binding in bytes. */
+  maxBinding: number;
+  features: ReadonlySet<string>;
+}
+
+export interface DeviceOptions {
+  /** Part of an adapter's name; without it a discrete GPU wins over an integrated one, and that over software. */
+  adapter?: string;
+  /** Told once when the adapter is a software one, and of device trouble. */
+  warn?: (line: string) => void;
+  /** Dawn's validation and bounds checks: on in tests, off in long runs. Default: on. */
+  validation?: boolean;
+}
+
+interface DawnModule {
+  create(flags: string[]): GPU;
+  globals: Record<string, unknown>;
+}
+
+let current: Gpu | undefined;
+/** Dawn crashes when the object that `create` returned is collected: it lives as long as the program. */
+let instance: GPU | undefined;
+let failure: RunError | undefined;
+
+/** The open device. Throws if `openDevice` has not been called. */
+export function gpu(): Gpu {
+  if (!current) throw new Error('no device is open');
+  return current;
+}
+
+/** Throws what went wrong on the device since the last call (a lost device, an uncaptured error), if anything did. */
+export function checkDevice(): void {
+  if (failure) throw failure;
+}
+
+/** Loads Dawn: the npm package beside the program, or the addon that a single-file build unpacked. */
+export async function loadDawn(): Promise<DawnModule> {
+  const unpacked = (globalThis as { rlhfDawn?: () => DawnModule }).rlhfDawn;
+  if (unpacked) return unpacked();
+  try {
+    return (await import('webgpu')) as unknown as DawnModule;
+  } catch (error) {
+    throw new RunError(`cannot load Dawn (npm package webgpu): ${(error as Error).message.split('\n')[0]}`,
+      'reinstall the package; on Linux it needs glibc 2.34 or newer');
+  }
+}
+
+/**
+ * Opens the adapter with Dawn and asks for its own limits and the features the kernels can use.
+ * Errors: RunError where there is no adapter, UsageError where `options.adapter` matches none.
+ */
+export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
+  if (current) return current;
+  const dawn = await loadDawn();
+  Object.assign(globalThis, dawn.globals);
+  process.env.XDG_RUNTIME_DIR ??= '/tmp';
+  const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia'];
+  if (options.validation === false) toggles.push('skip_validation', 'disable_robustness');
+  const flags = [`enable-dawn-features=${toggles.join(',')}`];
+  if (options.adapter) flags.push(`adapter=${options.adapter}`);
+  instance = dawn.create(flags);
+  // tfjs asks for navigator.gpu before it takes a device.
+  Object.defineProperty(globalThis, 'navigator', { value: { gpu: instance, userAgent: 'rlhf' }, configurable: true });
+  const adapter = await quietly(() => findAdapter(instance!, options.adapter));
+  if (!adapter) {
+    throw new RunError('no WebGPU adapter: there is no GPU driver that Dawn can use',
+      'run `rlhf doctor`; without a GPU, install a software Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers ≥ 23.3)');
+  }
+  const limits = adapter.limits;
+  const wanted = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'];
+  const device = await quietly(() => adapter.requestDevice({
+    requiredFeatures: wanted.filter((f) => adapter.features.has(f)) as GPUFeatureName[],
+    requiredLimits: {
+      maxBufferSize: limits.maxBufferSize,
+      maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+      maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
+      maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+      maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+      maxComputeWorkgroupSizeX: limits.maxComputeWorkgroupSizeX,
+      maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
+    },
+  }));
+  failure = undefined;
+  void device.lost.then((lost) => {
+    if (lost.reason !== 'destroyed') failure = new RunError(`the device was lost: ${firstLine(lost.message)}`);
+  });
+  device.addEventListener('uncapturederror', (event) => {
+    const message = firstLine((event as GPUUncapturedErrorEvent).error.message);
+    failure ??= new RunError(`GPU error: ${message}`);
+    if (process.env.RLHF_DEBUG) process.stderr.write(`${(event as GPUUncapturedErrorEvent).error.message}\n`);
+  });
+  const info = adapter.info;
+  const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
+  const software = /llvmpipe|swiftshader|software|lavapipe/i.test(`${info.device} ${info.description} ${info.architecture}`)
+    || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
+  current = {
+    device,
+    adapter,
+    info,
+    subgroup: fixed ? info.subgroupMinSize : 0,
+    software,
+    maxBinding: limits.maxStorageBufferBindingSize,
+    features: new Set(device.features),
+  };
+  if (software) options.warn?.(`running on a software adapter (${adapterName(info)}): correct, but slow`);
+  return current;
+}
+
+/** Destroys the device, so that the process can end. */
+export async function closeDevice(): Promise<void> {
+  if (!current) return;
+  const { device } = current;
+  current = undefined;
+  device.destroy();
+  await Promise.resolve();
+}
+
+/** `NVIDIA H200 (vulkan)`, `llvmpipe (LLVM 15.0.6, 256 bits)`. */
+export function adapterName(info: GPUAdapterInfo): string {
+  return info.device && info.description ? `${info.device} (${info.description})` : info.description || info.device || info.vendor;
+}
+
+async function findAdapter(gpuObject: GPU, name: string | undefined): Promise<GPUAdapter | null> {
+  try {
+    return await gpuObject.requestAdapter({ powerPreference: 'high-performance' });
+  } catch (error) {
+    const message = (error as Error).message ?? String(error);
+    const known = message.split('\n').slice(1).map((line) => line.trim()).filter(Boolean).join('; ');
+    throw new UsageError(`--device ${name}: no adapter has this in its name${known ? ` (there are: ${known})` : ''}`,
+      'rlhf doctor lists the adapters');
+  }
+}
+
+function firstLine(message: string): string {
+  return message.trim().split('\n')[0];
+}
+
+/**
+ * Runs `work` with the process's standard error turned away, since Dawn's native code prints warnings there that mean
+ * nothing to a user. Only where standard error is a terminal or a pipe: reopening a regular file would lose its offset.
+ */
+async function quietly<T>(work: () => Promise<T>): Promise<T> {
+  if (process.platform !== 'linux' || process.env.RLHF_DEBUG) return work();
+  let saved: number;
+  try {
+    const stat = fstatSync(2);
+    if (!stat.isFIFO() && !stat.isCharacterDevice()) return work();
+    saved = openSync('/proc/self/fd/2', 'a');
+  } catch {
+    return work();
+  }
+  closeSync(2);
+  openSync('/dev/null', 'w'); // the lowest free number: 2
+  try {
+    return await work();
+  } finally {
+    closeSync(2);
+    openSync(`/proc/self/fd/${saved}`, 'a');
+    closeSync(saved);
+  }
+}

@@ -1,0 +1,57 @@
+import source from '../../../kernels/matmul.wgsl';
+import { gpu } from '../device.ts';
+import { kernel, type Kernel } from '../kernel.ts';
+import { launch } from '../program.ts';
+import { persistent, type Tensor } from '../tensor.ts';
+
+/** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
+export type Mode = 'nn' | 'nt' | 'tn';
+/** What is done with the product P before it is stored. */
+export type Store =
+  | { kind: 'plain'; bias?: Tensor }
+  | { kind: 'residual'; bias?: Tensor; residual: Tensor }
+  | { kind: 'add' }
+  | { kind: 'gelu'; bias?: Tensor; preactivation: Tensor; act: 'tanh' | 'erf' }
+  | { kind: 'gelu_grad'; preactivation: Tensor; act: 'tanh' | 'erf' };
+
+const zeroOf = new WeakMap<GPUDevice, Tensor>();
+
+/** Stands in where a product has no bias: one vec4 of zeros. */
+function noBias(): Tensor {
+  const { device } = gpu();
+  let zero = zeroOf.get(device);
+  if (!zero) zeroOf.set(device, (zero = persistent(1, 4)));
+  return zero;
+}
+
+function pick(mode: Mode, store: Store, rows: number): { kernel: Kernel; tileRows: number; tileCols: number } {
+  const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', TM: 0 };
+  if (gpu().subgroup !== 8) return { kernel: kernel('matmul', source, constants), tileRows: 128, tileCols: 64 };
+  // Small tiles for few rows: each result is still summed over K in the same order.
+  const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
+  constants.TM = tileRows;
+  return { kernel: kernel('matmul', source, constants), tileRows, tileCols: 32 };
+}
+
+/**
+ * C = op(A)·op(B) with a fused store (see kernels/matmul.wgsl). Shapes: C [M,N]; K is taken from A. C's padding columns
+ * become zero. Bias is a vector of N; residual and preactivation have C's shape and stride.
+ */
+export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store = { kind: 'plain' }): void {
+  const [m, k] = mode === 'tn' ? [a.cols, a.rows] : [a.rows, a.cols];
+  const [kb, n] = mode === 'nt' ? [b.cols, b.rows] : [b.rows, b.cols];
+  if (kb !== k || c.rows !== m || c.cols !== n) {
+    throw new Error(`matmul ${mode}: [${a.rows},${a.cols}] · [${b.rows},${b.cols}] → [${c.rows},${c.cols}]`);
+  }
+  if (m === 0 || n === 0) return;
+  const { kernel: made, tileRows, tileCols } = pick(mode, store, m);
+  const tensors = [a, b];
+  const bias = 'bias' in store ? store.bias : undefined;
+  if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
+  if (store.kind === 'residual') tensors.push(store.residual);
+  if (store.kind === 'gelu_grad') tensors.push(store.preactivation);
+  tensors.push(c);
+  if (store.kind === 'gelu') tensors.push(store.preactivation);
+  launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0],
+    [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
+}

@@ -1,0 +1,158 @@
+import { submit } from './backend.ts';
+import { gpu } from './device.ts';
+import type { Kernel } from './kernel.ts';
+import { Tensor, withScratch } from './tensor.ts';
+import { Expectation } from './wait.ts';
+
+interface Dispatch {
+  kind: 'dispatch';
+  kernel: Kernel;
+  group: GPUBindGroup;
+  x: number;
+  y: number;
+  z: number;
+}
+interface Clear { kind: 'clear'; tensor: Tensor }
+interface Copy { kind: 'copy'; from: Tensor; to: Tensor }
+type Command = Dispatch | Clear | Copy;
+
+/**
+ * A step of fixed shape: the list of its dispatches with pipelines, bind groups and sizes, made once by running the model's
+ * code (`record`), and replayed as often as wanted for a few microseconds a dispatch. What changes from step to step
+ * (token ids, learning rate, seeds) lies in buffers that are uploaded before.
+ */
+export class Program<T = unknown> {
+  readonly commands: Command[] = [];
+  /** What the recorded function returned: usually the tensors to upload to and to read. */
+  result!: T;
+  /** How long one run takes, in ms. */
+  readonly expected = new Expectation();
+
+  /** Waits until every pipeline is compiled; must be called before the first run. */
+  async ready(progress?: (done: number, all: number) => void): Promise<this> {
+    const kernels = [...new Set(this.commands.flatMap((c) => (c.kind === 'dispatch' ? [c.kernel] : [])))];
+    let done = 0;
+    await Promise.all(kernels.map((k) => k.ready.then(() => progress?.(++done, kernels.length))));
+    return this;
+  }
+
+  get dispatches(): number {
+    return this.commands.length;
+  }
+
+  /** Submits the step. Returns at once; the device works on it. */
+  run(): void {
+    submit((encoder) => this.encode(encoder));
+  }
+
+  /** Records the step's commands into an encoder (several programs may go into one submission). */
+  encode(encoder: GPUCommandEncoder): void {
+    let pass: GPUComputePassEncoder | undefined;
+    let pipeline: GPUComputePipeline | undefined;
+    for (const command of this.commands) {
+      if (command.kind === 'dispatch') {
+        pass ??= encoder.beginComputePass();
+        const next = command.kernel.pipeline!;
+        if (next !== pipeline) pass.setPipeline((pipeline = next));
+        pass.setBindGroup(0, command.group);
+        pass.dispatchWorkgroups(command.x, command.y, command.z);
+        continue;
+      }
+      pass?.end();
+      pass = pipeline = undefined;
+      if (command.kind === 'clear') encoder.clearBuffer(command.tensor.buffer, command.tensor.offset, command.tensor.bytes);
+      else encoder.copyBufferToBuffer(command.from.buffer, command.from.offset, command.to.buffer, command.to.offset, command.to.bytes);
+    }
+    pass?.end();
+  }
+}
+
+let recording: Program | undefined;
+
+/** Runs `build`, whose kernel launches become a Program; no work reaches the device yet. */
+export function record<T>(build: () => T): Program<T> {
+  if (recording) throw new Error('a step is already being recorded');
+  const program = new Program<T>();
+  recording = program as Program;
+  try {
+    program.result = withScratch(build);
+  } finally {
+    recording = undefined;
+  }
+  return program;
+}
+
+/** Records, compiles and runs once: for work that is done a single time. */
+export async function runOnce<T>(build: () => T): Promise<T> {
+  const program = await record(build).ready();
+  program.run();
+  return program.result;
+}
+
+/** A uniform's words: integers as they are, `f32(x)` for a float. */
+export type Word = number | { f32: number };
+export const f32 = (value: number): Word => ({ f32: value });
+
+let uniformOwner: GPUDevice | undefined;
+let uniforms = new Map<string, GPUBuffer>();
+
+function uniformBuffer(words: Word[]): GPUBuffer {
+  const { device } = gpu();
+  if (uniformOwner !== device) {
+    uniformOwner = device;
+    uniforms = new Map();
+  }
+  const bits = new Uint32Array(Math.max(4, pad(words.length)));
+  const floats = new Float32Array(bits.buffer);
+  words.forEach((w, i) => {
+    if (typeof w === 'number') bits[i] = w;
+    else floats[i] = w.f32;
+  });
+  const key = bits.join();
+  let buffer = uniforms.get(key);
+  if (!buffer) {
+    buffer = device.createBuffer({ size: bits.byteLength, usage: 0x40 | 0x8 }); // UNIFORM | COPY_DST
+    device.queue.writeBuffer(buffer, 0, bits);
+    uniforms.set(key, buffer);
+  }
+  return buffer;
+}
+
+const pad = (n: number): number => (n + 3) & ~3;
+
+/**
+ * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order, `words` its
+ * uniform. `groups` are workgroups in x, y, z.
+ */
+export function launch(kernel: Kernel, tensors: Tensor[], words: Word[], groups: [number, number?, number?]): void {
+  if (!recording) throw new Error(`kernel ${kernel.name} launched outside a recorded step`);
+  if (tensors.length !== kernel.tensors) throw new Error(`kernel ${kernel.name} takes ${kernel.tensors} tensors, got ${tensors.length}`);
+  const { device, maxBinding } = gpu();
+  const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
+    if (t.bytes > maxBinding) throw new Error(`kernel ${kernel.name}: a tensor of ${t.bytes} bytes exceeds the binding limit`);
+    return { binding, resource: { buffer: t.buffer, offset: t.offset, size: Math.max(16, (t.bytes + 15) & ~15, 16) } };
+  });
+  for (const e of entries) {
+    const r = e.resource as GPUBufferBinding;
+    r.size = Math.min(r.size!, r.buffer.size - r.offset!);
+  }
+  if (kernel.hasUniform) entries.push({ binding: tensors.length, resource: { buffer: uniformBuffer(words) } });
+  const group = device.createBindGroup({ label: kernel.name, layout: kernel.layout, entries });
+  const [x, y = 1, z = 1] = groups;
+  const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
+  if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
+  recording.commands.push({ kind: 'dispatch', kernel, group, x, y, z });
+}
+
+/** Adds a filling with zeros to the recorded step. */
+export function clear(tensor: Tensor): void {
+  if (!recording) throw new Error('clear outside a recorded step');
+  recording.commands.push({ kind: 'clear', tensor });
+}
+
+/** Adds a copy between tensors of the same layout to the recorded step. */
+export function copy(from: Tensor, to: Tensor): void {
+  if (!recording) throw new Error('copy outside a recorded step');
+  if (from.bytes < to.bytes) throw new Error('copy from a smaller tensor');
+  recording.commands.push({ kind: 'copy', from, to });
+}

@@ -1,0 +1,188 @@
+import { acquireBuffer } from './backend.ts';
+import { gpu } from './device.ts';
+import { checkDevice } from './device.ts';
+import { settle } from './wait.ts';
+import { submit } from './backend.ts';
+
+/**
+ * A view of 32-bit numbers in a device buffer: `rows` rows of `cols`, `stride` numbers from row to row.
+ * The stride of a matrix is a multiple of 4 and the padding columns hold zeros, so that kernels may read vec4s.
+ */
+export class Tensor {
+  constructor(
+    readonly buffer: GPUBuffer,
+    readonly rows: number,
+    readonly cols: number,
+    readonly stride: number,
+    /** First byte in the buffer: a multiple of 256. */
+    readonly offset = 0,
+  ) {}
+
+  /** Bytes from the first to the end of the last row. */
+  get bytes(): number {
+    return this.rows * this.stride * 4;
+  }
+
+  /** The same numbers seen as rows `first` to `first + count`; the start must fall on a multiple of 256 bytes. */
+  rowRange(first: number, count: number): Tensor {
+    const offset = this.offset + first * this.stride * 4;
+    if (offset % 256) throw new Error(`row ${first} does not start on a binding boundary`);
+    return new Tensor(this.buffer, count, this.cols, this.stride, offset);
+  }
+}
+
+/** `n` rounded up to a multiple of 4: the stride of a row of n. */
+export const pad4 = (n: number): number => (n + 3) & ~3;
+
+const sizeClass = (bytes: number): number => {
+  const at = Math.max(256, bytes);
+  const step = Math.max(256, 2 ** Math.floor(Math.log2(at)) / 8);
+  return Math.ceil(at / step) * step;
+};
+
+/**
+ * Buffers for what lives only within a recorded step. A step takes and gives back in the order in which its kernels run,
+ * so one buffer serves many values, and since steps run one after the other, all of them share the same buffers.
+ */
+class Arena {
+  private free: GPUBuffer[] = [];
+  /** Bytes of all buffers made. */
+  total = 0;
+
+  take(bytes: number): GPUBuffer {
+    const need = sizeClass(bytes);
+    let best = -1;
+    for (let i = 0; i < this.free.length; i++) {
+      const size = this.free[i].size;
+      if (size >= need && size <= Math.max(need * 2, 1 << 16) && (best < 0 || size < this.free[best].size)) best = i;
+    }
+    if (best >= 0) return this.free.splice(best, 1)[0];
+    this.total += need;
+    return acquireBuffer(need);
+  }
+
+  give(buffer: GPUBuffer): void {
+    this.free.push(buffer);
+  }
+
+  clear(): void {
+    for (const buffer of this.free) {
+      this.total -= buffer.size;
+      buffer.destroy();
+    }
+    this.free = [];
+  }
+}
+
+let arena = new Arena();
+let owner: GPUDevice | undefined;
+
+function currentArena(): Arena {
+  if (owner !== gpu().device) {
+    owner = gpu().device;
+    arena = new Arena();
+  }
+  return arena;
+}
+
+const inArena = new WeakMap<Tensor, GPUBuffer>();
+let live: Set<Tensor> | undefined;
+
+/** A tensor of the step that is being recorded, of undefined content; `release` gives it back, or the recording's end. */
+export function scratch(rows: number, cols: number, stride = pad4(cols)): Tensor {
+  if (!live) throw new Error('scratch tensors exist only while a step is recorded');
+  const buffer = currentArena().take(rows * stride * 4);
+  const tensor = new Tensor(buffer, rows, cols, stride);
+  inArena.set(tensor, buffer);
+  live.add(tensor);
+  return tensor;
+}
+
+/** Gives a scratch tensor's buffer back, for kernels recorded later. Other tensors are left alone. */
+export function release(...tensors: (Tensor | undefined)[]): void {
+  for (const tensor of tensors) {
+    if (!tensor || !live?.delete(tensor)) continue;
+    currentArena().give(inArena.get(tensor)!);
+  }
+}
+
+/** Runs `build` with scratch tensors allowed, and gives back at its end whatever it left. */
+export function withScratch<T>(build: () => T): T {
+  if (live) throw new Error('a step is already being recorded');
+  live = new Set();
+  try {
+    return build();
+  } finally {
+    release(...live);
+    live = undefined;
+  }
+}
+
+/** Bytes of device memory that recorded steps share. */
+export const arenaBytes = (): number => currentArena().total;
+
+/** A tensor that lives until `destroy`, filled with zeros. */
+export function persistent(rows: number, cols: number, stride = pad4(cols)): Tensor {
+  const bytes = Math.max(16, rows * stride * 4);
+  const buffer = gpu().device.createBuffer({ size: bytes, usage: 0x80 | 0x4 | 0x8 });
+  return new Tensor(buffer, rows, cols, stride);
+}
+
+/** A persistent column of `n` numbers, stride 1. */
+export const vector = (n: number): Tensor => persistent(n, 1, 1);
+
+/** Writes host numbers, `rows × cols` without padding, to a tensor. Ordered with the steps submitted before and after. */
+export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint32Array): void {
+  const { queue } = gpu().device;
+  const { rows, cols, stride } = tensor;
+  if (values.length > rows * cols) throw new Error(`${values.length} values for ${rows} × ${cols}`);
+  if (stride === cols) {
+    queue.writeBuffer(tensor.buffer, tensor.offset, values as GPUAllowSharedBufferSource);
+    return;
+  }
+  const block = Math.max(1, Math.floor((1 << 24) / stride));
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let first = 0; first < rows; first += block) {
+    const count = Math.min(block, rows - first);
+    const padded = new Uint32Array(count * stride);
+    for (let r = 0; r < count; r++) padded.set(bits.subarray((first + r) * cols, (first + r + 1) * cols), r * stride);
+    queue.writeBuffer(tensor.buffer, tensor.offset + first * stride * 4, padded);
+  }
+}
+
+/** Reads tensors back, each as its bytes without padding, in one copy and one wait. */
+export async function download(...tensors: Tensor[]): Promise<ArrayBuffer[]> {
+  return downloadAfter(0, ...tensors);
+}
+
+/** As `download`, sleeping `expectedMs` before it starts to poll the device (polling takes a CPU core from the driver). */
+export async function downloadAfter(expectedMs: number, ...tensors: Tensor[]): Promise<ArrayBuffer[]> {
+  const starts: number[] = [];
+  let size = 0;
+  for (const t of tensors) {
+    starts.push(size);
+    size += (t.bytes + 3) & ~3;
+  }
+  const staging = gpu().device.createBuffer({ size: Math.max(4, size), usage: 0x1 | 0x8 }); // MAP_READ | COPY_DST
+  submit((encoder) => tensors.forEach((t, i) => {
+    if (t.bytes > 0) encoder.copyBufferToBuffer(t.buffer, t.offset, staging, starts[i], t.bytes);
+  }));
+  await settle(() => staging.mapAsync(0x1), expectedMs);
+  checkDevice();
+  const all = staging.getMappedRange();
+  const results = tensors.map((t, i) => {
+    if (t.stride === t.cols) return all.slice(starts[i], starts[i] + t.bytes);
+    const source = new Uint32Array(all, starts[i], t.rows * t.stride);
+    const packed = new Uint32Array(t.rows * t.cols);
+    for (let r = 0; r < t.rows; r++) packed.set(source.subarray(r * t.stride, r * t.stride + t.cols), r * t.cols);
+    return packed.buffer;
+  });
+  staging.unmap();
+  staging.destroy();
+  return results;
+}
+
+/** One tensor's float32 values on the host. */
+export async function readFloats(tensor: Tensor): Promise<Float32Array> {
+  return new Float32Array((await download(tensor))[0]);
+}
