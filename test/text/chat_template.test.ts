@@ -1,0 +1,97 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { UsageError } from '../../src/errors.ts';
+import { ChatTemplate, ChatTemplateError, type Message } from '../../src/text/chat_template.ts';
+import { Tokenizer } from '../../src/text/tokenizer.ts';
+
+const folder = join(process.env.RLHF_ROOT!, 'test/fixtures/text/chat');
+interface Case {
+  template: string;
+  messages: Message[];
+  add_generation_prompt: boolean;
+  rendered: string | null;
+  ids: number[] | null;
+  error: string | null;
+}
+const cases = JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')).cases as Case[];
+const tokenizers = new Map<string, Tokenizer>();
+for (const name of ['chatml', 'llama3', 'zephyr']) tokenizers.set(name, await Tokenizer.load(join(folder, name)));
+
+test('renders and tokenises every case as transformers does', () => {
+  for (const c of cases) {
+    const tokenizer = tokenizers.get(c.template)!;
+    const options = { addGenerationPrompt: c.add_generation_prompt };
+    if (c.error) {
+      assert.throws(() => tokenizer.renderChat(c.messages, options), (e: Error) => e instanceof ChatTemplateError);
+    } else {
+      assert.is(tokenizer.renderChat(c.messages, options), c.rendered);
+      assert.equal(tokenizer.chatIds(c.messages, options), c.ids);
+    }
+  }
+});
+
+const conversation: Message[] = [
+  { role: 'system', content: 'You are terse.' },
+  { role: 'user', content: 'Hi!' },
+  { role: 'assistant', content: 'Hello.' },
+  { role: 'user', content: 'Bye' },
+  { role: 'assistant', content: 'See you.' },
+];
+
+test('assistant turns are the answers with their end-of-turn token and nothing else', () => {
+  for (const [name, end] of [['chatml', '<|im_end|>'], ['llama3', '<|eot_id|>'], ['zephyr', '</s>']]) {
+    const tokenizer = tokenizers.get(name)!;
+    const { ids, turns } = tokenizer.chatTurns(conversation);
+    assert.equal(ids, tokenizer.chatIds(conversation), name);
+    assert.equal(turns.map(({ index }) => index), [2, 4]);
+    const texts = turns.map(({ begin, end }) => tokenizer.decode(ids.slice(begin, end)));
+    assert.equal(texts, [`Hello.${end}`, `See you.${end}`], name);
+    // A prompt's ids are what comes before the turn.
+    const prompt = tokenizer.chatIds(conversation.slice(0, 4), { addGenerationPrompt: true });
+    assert.equal(ids.slice(0, turns[1].begin), prompt, name);
+  }
+});
+
+test('turns are found with a tokenizer that puts a space before each text', async () => {
+  const tokenizer = await Tokenizer.load(join(folder, '../stories260K'));
+  tokenizer.setChatTemplate(
+    "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + eos_token + '\\n' }}{% endfor %}" +
+      "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
+  );
+  const { ids, turns } = tokenizer.chatTurns(conversation);
+  assert.equal(ids, tokenizer.chatIds(conversation));
+  assert.equal(
+    turns.map(({ begin, end }) => tokenizer.decode(ids.slice(begin, end))),
+    ['Hello.</s>', 'See you.</s>'],
+  );
+});
+
+test('a turn without an end-of-turn token goes to its end', () => {
+  const tokenizer = tokenizers.get('chatml')!;
+  const template = new ChatTemplate("{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}" +
+    "{% if add_generation_prompt %}assistant: {% endif %}");
+  const { text, turns } = template.renderTurns(conversation);
+  assert.equal(turns.map(({ begin, end }) => text.slice(begin, end)), ['Hello.\n', 'See you.\n']);
+  assert.ok(tokenizer);
+});
+
+test('a template that rewrites earlier turns is an error', () => {
+  const template = new ChatTemplate("{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}" +
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}");
+  assert.throws(() => template.renderTurns(conversation), /renders message 3 differently/);
+});
+
+test('a broken template, or none, is an error that names --chat-template', async () => {
+  const tokenizer = await Tokenizer.load(join(folder, 'chatml'));
+  tokenizer.setChatTemplate('{% for m in messages %}');
+  assert.throws(() => tokenizer.chatTemplate(), (e: UsageError) => e instanceof UsageError && /Jinja/.test(e.message));
+  const plain = await Tokenizer.load(join(folder, '../stories260K'));
+  assert.throws(
+    () => plain.renderChat(conversation),
+    (e: UsageError) => e instanceof UsageError && /--chat-template/.test(e.hint!),
+  );
+});
+
+test.run();
