@@ -1,0 +1,321 @@
+import { accessSync, constants, statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import type { AnyCommand } from './commands/command.ts';
+import { UsageError } from './errors.ts';
+import { camelCase, type Option, type OptionTable } from './option_types.ts';
+import { nearest } from './suggestion.ts';
+
+/** What was typed after the command: option names with the texts given for each, and the other words. */
+export interface Typed {
+  options: Map<string, string[]>;
+  words: string[];
+}
+
+/** Settings under camelCase keys, and the names of what is still missing (only where a dry run allows that). */
+export interface Resolved {
+  settings: Record<string, unknown>;
+  missing: string[];
+}
+
+/**
+ * Resolves the command's settings: the command line wins over `--config`, that over `--preset`, that over the defaults.
+ * @param stdinIsTerminal whether a missing input option must not be read from standard input
+ * @throws UsageError for a bad value, an unknown key, a missing file, a missing option
+ */
+export async function resolveSettings(command: AnyCommand, typed: Typed, stdinIsTerminal: boolean): Promise<Resolved> {
+  const table = command.options;
+  const given: Record<string, unknown> = {};
+  for (const [name, texts] of typed.options) given[name] = fromTexts(table[name]!, texts, `--${name}`);
+  const configFile = given.config as string | undefined;
+  const config = configFile === undefined ? {} : await readConfig(configFile, table);
+  const preset = presetValues(command, (given.preset ?? config.preset) as string | undefined);
+  const values: Record<string, unknown> = {};
+  for (const [name, option] of Object.entries(table)) {
+    values[name] = given[name] ?? config[name] ?? preset[name] ?? option.default;
+  }
+  const words = takeWords(command, typed.words, values);
+  const missing = fillInput(command, values, stdinIsTerminal);
+  const mayMiss = values['dry-run'] === true && values.preset !== undefined;
+  if (missing.length > 0 && !mayMiss) throw missingOption(command, missing[0]!);
+  for (const [name, option] of Object.entries(table)) checkExists(option, values[name], `--${name}`);
+  checkOneStdin(table, values);
+  const settings: Record<string, unknown> = { ...words };
+  for (const [name, value] of Object.entries(values)) settings[camelCase(name)] = value;
+  command.complete?.(settings as never);
+  return { settings, missing };
+}
+
+/** A value for `--config` and rlhf.json: the names of the command line, without what is absent or only about this call. */
+export function namedSettings(settings: object): Record<string, unknown> {
+  const named: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(settings)) {
+    if (value === undefined || callOnly.has(key)) continue;
+    const isShard = key === 'shard' && typeof value === 'object';
+    named[kebabCase(key)] = isShard ? `${value.index}/${value.count}` : value;
+  }
+  return named;
+}
+
+const callOnly = new Set(['config', 'preset', 'dryRun', 'resume', 'overwrite', 'quiet']);
+
+const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+/** Values from the command line; a single-valued option that is repeated with another value is refused. */
+function fromTexts(option: Option, texts: string[], where: string): unknown {
+  switch (option.type) {
+    case 'files':
+    case 'strings': return texts;
+    case 'list': return texts.flatMap((text) => splitList(text, where));
+    default:
+  }
+  const different = texts.find((text) => text !== texts[0]);
+  if (different !== undefined && option.type !== 'flag') {
+    throw new UsageError(`${where} is given twice: ${show(texts[0])} and ${show(different)}`);
+  }
+  return fromText(option, texts.at(-1)!, where);
+}
+
+function fromText(option: Option, text: string, where: string): unknown {
+  if (text === '' && option.type !== 'string') throw new UsageError(`${where}: the value is empty`);
+  switch (option.type) {
+    case 'number':
+    case 'integer': {
+      if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) throw notA(option, text, where);
+      return checkRange(option, Number(text), text, where);
+    }
+    case 'size': return checkRange(option, parseSize(text, where), text, where);
+    case 'shard': return parseShard(text, where);
+    case 'flag': return text === 'true';
+    case 'choice': return checkChoice(option, text, where);
+    default: return checkText(text, where);
+  }
+}
+
+/** A value from `--config` or a preset, whose JSON type must be the option's. */
+function fromJson(option: Option, value: unknown, where: string): unknown {
+  switch (option.type) {
+    case 'number':
+    case 'integer':
+      if (typeof value !== 'number') throw notA(option, value, where);
+      return checkRange(option, value, String(value), where);
+    case 'size':
+      if (typeof value === 'number') return checkRange({ ...option, type: 'integer' }, value, String(value), where);
+      break;
+    case 'flag':
+      if (typeof value !== 'boolean') throw new UsageError(`${where}: ${show(value)} is not true or false`);
+      return value;
+    case 'files':
+    case 'strings':
+    case 'list': {
+      const items = Array.isArray(value) ? value : [value];
+      const wrong = items.find((item) => typeof item !== 'string');
+      if (wrong !== undefined || items.length === 0 && option.type === 'files') {
+        throw new UsageError(`${where}: ${show(items.length ? wrong : value)} is not a text or a list of texts`);
+      }
+      return fromTexts(option, items as string[], where);
+    }
+    default:
+  }
+  if (typeof value !== 'string') throw new UsageError(`${where}: ${show(value)} is not a text`);
+  return fromText(option, value, where);
+}
+
+async function readConfig(path: string, table: OptionTable): Promise<Record<string, unknown>> {
+  checkExists({ type: 'file', group: 'Run', text: '' }, path, '--config');
+  let config: unknown;
+  try {
+    config = JSON.parse((await readFile(path, 'utf8')).replace(/^\uFEFF/, ''));
+  } catch (error) {
+    throw new UsageError(`${path}: not JSON: ${(error as Error).message}`);
+  }
+  if (typeof config !== 'object' || config === null || Array.isArray(config)) {
+    throw new UsageError(`${path}: not a JSON object of options`);
+  }
+  const values: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(config)) {
+    const positive = key.replace(/^no-/, '');
+    const option = Object.hasOwn(table, key) ? table[key] : undefined;
+    const negated = Object.hasOwn(table, positive) && table[positive]!.type === 'flag' ? table[positive] : undefined;
+    if (key === 'config' || (!option && !negated)) {
+      const near = nearest(key, Object.keys(table));
+      throw new UsageError(`${path}: unknown option ${show(key)}`, near && key !== 'config' ? `did you mean "${near}"?` : undefined);
+    }
+    const where = `${path}: "${key}"`;
+    if (option) values[key] = fromJson(option, value, where);
+    else values[positive] = !fromJson(negated!, value, where);
+  }
+  return values;
+}
+
+function presetValues(command: AnyCommand, name: string | undefined): Record<string, unknown> {
+  if (name === undefined) return {};
+  const presets = command.presets ?? {};
+  if (!Object.hasOwn(presets, name)) {
+    const names = Object.keys(presets);
+    throw new UsageError(
+      `--preset: ${command.name} has no preset ${show(name)}`,
+      names.length > 0 ? `its presets are ${names.join(', ')}` : undefined,
+    );
+  }
+  return presets[name]!;
+}
+
+/** Puts the command's other words where they belong, and refuses those it has no use for. */
+function takeWords(command: AnyCommand, words: string[], values: Record<string, unknown>): Record<string, unknown> {
+  const { positional } = command;
+  const allowed = positional ? (positional.many ? Infinity : 1) : 0;
+  if (words.length > allowed) {
+    const listed = Object.entries(command.options).find(([, option]) => option.type === 'files' && option.required)?.[0];
+    throw new UsageError(
+      `${command.name}: unexpected argument ${show(words[allowed])}`,
+      listed ? `repeat the option for several files: --${listed} FILE --${listed} FILE` : `see rlhf ${command.name} --help`,
+    );
+  }
+  if (!positional) return {};
+  const { key, value, choices, required, exists, many, option } = positional;
+  if (required && words.length === 0) {
+    const hint = choices ? `one of ${choices.join(', ')}` : `see rlhf ${command.name} --help`;
+    throw new UsageError(`${command.name}: ${value} is missing`, hint);
+  }
+  for (const word of words) {
+    if (choices && !choices.includes(word)) {
+      throw new UsageError(`${command.name}: ${show(word)} is not one of ${choices.join(', ')}`, didYouMean(word, choices));
+    }
+    checkText(word, value);
+    if (exists && (word !== '-' || !option)) checkReadable(word, value);
+  }
+  if (!option) return { [key]: many ? words : words[0] };
+  const type = command.options[key]!.type;
+  if (type === 'files') {
+    if (words.length > 0) values[key] = [...((values[key] as string[] | undefined) ?? []), ...words];
+  } else if (words.length > 0) {
+    if (values[key] !== undefined && values[key] !== words[0]) {
+      throw new UsageError(`--${key} is given twice: ${show(values[key])} and ${show(words[0])}`);
+    }
+    values[key] = words[0];
+  }
+  return {};
+}
+
+/** Lets the input option read standard input when that is no terminal; returns the obligatory options that nobody gave. */
+function fillInput(command: AnyCommand, values: Record<string, unknown>, stdinIsTerminal: boolean): string[] {
+  const missing = Object.entries(command.options)
+    .filter(([name, option]) => option.required && values[name] === undefined)
+    .map(([name]) => name);
+  const { input } = command;
+  if (input === undefined || !missing.includes(input) || stdinIsTerminal) return missing;
+  const others = missing.filter((name) => name !== input);
+  if (others.length === 0) values[input] = ['-'];
+  return others;
+}
+
+function missingOption(command: AnyCommand, name: string): UsageError {
+  const option = command.options[name]!;
+  const hint = name === command.input
+    ? `give --${name} ${option.value}, or pipe rows into standard input`
+    : `${option.text.replace(/\.$/, '')}: --${name} ${option.value}`;
+  return new UsageError(`${command.name} needs --${name}`, hint);
+}
+
+function checkExists(option: Option, value: unknown, where: string): void {
+  if (value === undefined) return;
+  switch (option.type) {
+    case 'files':
+      for (const item of value as string[]) if (item !== '-') checkReadable(item, where);
+      return;
+    case 'file':
+      if (value !== '-') checkReadable(value as string, where);
+      return;
+    case 'reward':
+    case 'folder': {
+      const folder = value as string;
+      if (option.type === 'reward' && folder.startsWith('cmd:')) {
+        if (folder.slice(4).trim() === '') throw new UsageError(`${where}: no program after cmd:`);
+        return;
+      }
+      const stats = statSync(folder, { throwIfNoEntry: false });
+      if (!stats) throw new UsageError(`${where}: no such folder: ${show(folder)}`, 'a model is a folder on this machine; none is downloaded');
+      if (!stats.isDirectory()) throw new UsageError(`${where}: not a folder: ${show(folder)}`);
+      return;
+    }
+    default:
+  }
+}
+
+function checkReadable(path: string, where: string): void {
+  let stats;
+  try {
+    stats = statSync(path);
+    accessSync(path, constants.R_OK);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = code === 'ENOENT' || code === 'ENOTDIR' ? 'no such file' : code === 'EACCES' ? 'not readable' : `cannot be read (${code})`;
+    throw new UsageError(`${where}: ${why}: ${show(path)}`);
+  }
+  if (where.startsWith('--') && stats.isDirectory()) throw new UsageError(`${where}: a folder, not a file: ${show(path)}`);
+}
+
+function checkOneStdin(table: OptionTable, values: Record<string, unknown>): void {
+  const readers = Object.entries(table).flatMap(([name, { type }]) => {
+    const named = type === 'files' ? (values[name] as string[] | undefined) ?? [] : type === 'file' ? [values[name]] : [];
+    return named.filter((item) => item === '-').map(() => `--${name}`);
+  });
+  if (readers.length > 1) throw new UsageError(`${readers[0]} and ${readers[1]} both read standard input (-)`);
+}
+
+function checkRange(option: Option, value: number, text: string, where: string): number {
+  const { min, max, above, below } = option;
+  if (!Number.isFinite(value)) throw notA(option, text, where);
+  if (option.type === 'integer' && !Number.isSafeInteger(value)) throw notA(option, text, where);
+  const bound = min !== undefined && value < min ? `at least ${min}`
+    : max !== undefined && value > max ? `at most ${max}`
+      : above !== undefined && value <= above ? `above ${above}`
+        : below !== undefined && value >= below ? `below ${below}` : undefined;
+  if (bound) throw new UsageError(`${where}: ${show(text, false)} is out of range, it must be ${bound}`);
+  return value;
+}
+
+function checkChoice(option: Option, text: string, where: string): string {
+  if (option.choices!.includes(text)) return text;
+  throw new UsageError(`${where}: ${show(text)} is not one of ${option.choices!.join(', ')}`, didYouMean(text, option.choices!));
+}
+
+function checkText(text: string, where: string): string {
+  if (text.includes('\0')) throw new UsageError(`${where}: the value has a NUL byte`);
+  return text;
+}
+
+function parseSize(text: string, where: string): number {
+  const match = /^(\d+\.?\d*|\.\d+)\s*([KMGT]?)(i?B)?$/i.exec(text);
+  if (!match) throw new UsageError(`${where}: ${show(text)} is not a size such as 8G or 512M`);
+  return Math.floor(Number(match[1]) * 1024 ** ' KMGT'.indexOf((match[2] || ' ').toUpperCase()));
+}
+
+function parseShard(text: string, where: string): { index: number; count: number } {
+  const match = /^(\d+)\/(\d+)$/.exec(text);
+  const [index, count] = [Number(match?.[1]), Number(match?.[2])];
+  if (!match || !Number.isSafeInteger(count) || index >= count) {
+    throw new UsageError(`${where}: ${show(text)} is not I/N with I from 0 to N - 1`);
+  }
+  return { index, count };
+}
+
+function splitList(text: string, where: string): string[] {
+  const items = text.split(',').map((item) => item.trim());
+  if (items.includes('')) throw new UsageError(`${where}: ${show(text)} has an empty entry`);
+  return items;
+}
+
+const notA = (option: Option, value: unknown, where: string): UsageError =>
+  new UsageError(`${where}: ${show(value)} is not ${option.type === 'integer' ? 'a whole number' : 'a number'}`);
+
+const didYouMean = (word: string, candidates: Iterable<string>): string | undefined => {
+  const near = nearest(word, candidates);
+  return near === undefined ? undefined : `did you mean ${near}?`;
+};
+
+/** A value as an error shows it: quoted, and short. */
+export function show(value: unknown, quoted = true): string {
+  const text = quoted ? JSON.stringify(value) ?? String(value) : String(value);
+  return text.length <= 80 ? text : `${text.slice(0, 77)}…`;
+}
