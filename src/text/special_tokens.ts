@@ -16,7 +16,7 @@ const CLASS_DEFAULTS: Record<string, Partial<NamedTokens>> = {
   CodeLlamaTokenizer: { bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>' },
   Qwen2Tokenizer: { eos_token: '<|endoftext|>', pad_token: '<|endoftext|>' },
 };
-/** Classes that put BOS before a text unless `add_bos_token` is false, whatever tokenizer.json's post-processor says. */
+/** Classes that put BOS before a text unless `add_bos_token` is false, whatever the post-processor says. */
 const BOS_CLASSES = new Set(['LlamaTokenizer', 'CodeLlamaTokenizer', 'GemmaTokenizer']);
 const ROLES = ['eos_token', 'bos_token', 'pad_token', 'unk_token'] as const;
 
@@ -52,7 +52,10 @@ export function namedTokens(config: Json, ids: Map<string, number>, generation: 
     if (Object.keys(config).length === 0) names.bos_token ??= '<|endoftext|>';
   }
   if (names.eos_token === undefined) {
-    throw new UsageError('the tokenizer has no end-of-sequence token', 'name one as eos_token in tokenizer_config.json');
+    throw new UsageError(
+      'tokenizer_config.json: the tokenizer has no end-of-sequence token',
+      'name one as eos_token in tokenizer_config.json',
+    );
   }
   return names as NamedTokens;
 }

@@ -62,9 +62,9 @@ export class Tokenizer {
       if (text !== undefined) files.set(name, text);
     }
     if (!files.has('tokenizer.json')) throw new UsageError(`${dir}: no tokenizer.json there`);
-    const generation = parseObject(await readIfThere(dir, 'generation_config.json'), join(dir, 'generation_config.json'));
-    const model = parseObject(await readIfThere(dir, 'config.json'), join(dir, 'config.json'));
-    return Tokenizer.#build(files, (name) => join(dir, name), { ...tokenIds(model), ...generation });
+    const read = async (name: string) => parseObject(await readIfThere(dir, name), join(dir, name));
+    const ids = { ...tokenIds(await read('config.json')), ...(await read('generation_config.json')) };
+    return Tokenizer.#build(files, (name) => join(dir, name), ids);
   }
 
   /** From parsed files; `tokenizerConfig` may hold the chat template. */

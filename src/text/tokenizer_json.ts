@@ -134,7 +134,8 @@ function readAddedTokens(
     if (typeof content !== 'string' || content === '') throw new Error(`${where}.content is missing or no text`);
     checkId(id, `${where} ${show(content)}`);
     for (const name of ['special', 'normalized', 'lstrip', 'rstrip', 'single_word']) {
-      if (token[name] !== undefined && typeof token[name] !== 'boolean') throw new Error(`${where}.${name} is no boolean`);
+      const flag = token[name];
+      if (flag !== undefined && typeof flag !== 'boolean') throw new Error(`${where}.${name} is no boolean`);
     }
     if (token.single_word) throw new Error(`${where} ${show(content)}: "single_word" is not supported`);
     const other = seen.get(id) ?? tokens.get(id);
