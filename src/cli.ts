@@ -10,7 +10,8 @@ import { outputError } from './files/atomic.ts';
 import { commandHelp, mainHelp } from './help.ts';
 import { Progress } from './progress.ts';
 import { inspectRunFolder } from './run_folder.ts';
-import { namedSettings, resolveSettings, show } from './settings.ts';
+import { show } from './option_values.ts';
+import { namedSettings, resolveSettings } from './settings.ts';
 import { nearest } from './suggestion.ts';
 import { versions } from './versions.ts';
 
@@ -25,14 +26,6 @@ let exiting = false;
 /** Seconds after Ctrl-C that a command without checkpoints gets to end by itself. */
 const GRACE_MS = 1500;
 const EXIT_ACTIONS_MS = 5000;
-
-process.stdout.on('error', (error: NodeJS.ErrnoException) => void (error.code === 'EPIPE' ? exit(0) : fail(error)));
-process.stderr.on('error', () => undefined); // nobody reads the notes: the work goes on
-process.on('SIGINT', interrupt);
-process.on('SIGTERM', interrupt);
-process.on('uncaughtException', (error) => void fail(error));
-process.on('unhandledRejection', (error) => void fail(error));
-main(process.argv.slice(2)).then(() => exit(interrupts > 0 && !trains ? 130 : 0), fail);
 
 async function main(argv: string[]): Promise<void> {
   const [first, second] = argv;
@@ -56,7 +49,12 @@ async function main(argv: string[]): Promise<void> {
   await run(call.command, settings, missing, argv);
 }
 
-async function run(command: AnyCommand, settings: Record<string, unknown>, missing: string[], argv: string[]): Promise<void> {
+async function run(
+  command: AnyCommand,
+  settings: Record<string, unknown>,
+  missing: string[],
+  argv: string[],
+): Promise<void> {
   const context = makeContext(command, settings.quiet === true, argv);
   if (settings.dryRun === true) {
     await print(JSON.stringify(namedSettings(settings), null, 2));
@@ -121,7 +119,8 @@ async function fail(error: unknown): Promise<void> {
   progress?.clear();
   const told = outputError(error, 'output');
   if (told instanceof Interrupted) return exit(130);
-  const { message, hint } = told instanceof UsageError || told instanceof RunError ? told : { message: unexpected(told), hint: undefined };
+  const { message, hint } =
+    told instanceof UsageError || told instanceof RunError ? told : { message: unexpected(told), hint: undefined };
   process.stderr.write(`rlhf: error: ${printable(message)}\n`);
   if (hint !== undefined) process.stderr.write(`hint: ${printable(hint)}\n`);
   if (process.env.RLHF_DEBUG === '1' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
@@ -129,7 +128,8 @@ async function fail(error: unknown): Promise<void> {
 }
 
 function unexpected(error: unknown): string {
-  const message = error instanceof Error ? `${error.name === 'Error' ? '' : `${error.name}: `}${error.message}` : String(error);
+  const message =
+    error instanceof Error ? `${error.name === 'Error' ? '' : `${error.name}: `}${error.message}` : String(error);
   return `unexpected: ${message.split('\n')[0]} (RLHF_DEBUG=1 shows where)`;
 }
 
@@ -159,8 +159,19 @@ function flush(stream: Writable): Promise<void> {
 function findCommand(name: string): AnyCommand {
   const command = commands.find((candidate) => candidate.name === name);
   if (command) return command;
-  const near = nearest(name, commands.map((candidate) => candidate.name));
+  const near = nearest(
+    name,
+    commands.map((candidate) => candidate.name),
+  );
   throw new UsageError(`help: unknown command ${show(name)}`, near ? `did you mean ${near}?` : undefined);
 }
 
 const columns = (): number => process.stdout.columns ?? 100;
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => void (error.code === 'EPIPE' ? exit(0) : fail(error)));
+process.stderr.on('error', () => undefined); // nobody reads the notes: the work goes on
+process.on('SIGINT', interrupt);
+process.on('SIGTERM', interrupt);
+process.on('uncaughtException', (error) => void fail(error));
+process.on('unhandledRejection', (error) => void fail(error));
+main(process.argv.slice(2)).then(() => exit(interrupts > 0 && !trains ? 130 : 0), fail);

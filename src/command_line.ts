@@ -2,7 +2,8 @@ import { cac, type CAC } from 'cac';
 import type { AnyCommand } from './commands/command.ts';
 import { UsageError } from './errors.ts';
 import { camelCase, type OptionTable } from './option_types.ts';
-import { show, type Typed } from './settings.ts';
+import { show } from './option_values.ts';
+import { type Typed } from './settings.ts';
 import { nearest } from './suggestion.ts';
 
 /** A call that named a command: what to run, or whether its help was asked for. */
@@ -12,8 +13,9 @@ export interface Call extends Typed {
 }
 
 /**
- * Reads the words after a command's name. cac would turn `12` and `007` into numbers, take `-` and `-1e-3` for options and let unknown
- * commands pass; so every value reaches it as `--name=:value` and every other word as `:word`, and the colons are taken off afterwards.
+ * Reads the words after a command's name. cac would turn `12` and `007` into numbers, take `-` and `-1e-3` for options
+ * and let unknown commands pass; so every value reaches it as `--name=:value` and every other word as `:word`, and the
+ * colons are taken off afterwards.
  * @throws UsageError for an unknown command or option, or an option without its value
  */
 export function readCall(commands: AnyCommand[], argv: string[]): Call {
@@ -27,7 +29,11 @@ export function readCall(commands: AnyCommand[], argv: string[]): Call {
   const options = new Map<string, string[]>();
   for (const option of Object.keys(command.options)) {
     const value: unknown = parsed.options[camelCase(option)];
-    if (value !== undefined) options.set(option, [value].flat().map((text) => String(text).slice(1)));
+    if (value !== undefined)
+      options.set(
+        option,
+        [value].flat().map((text) => String(text).slice(1)),
+      );
   }
   return { command, help, options, words: parsed.args.map((word) => word.slice(1)) };
 }
@@ -41,8 +47,15 @@ function declare(command: AnyCommand): CAC {
 
 function unknownCommand(commands: AnyCommand[], name: string): UsageError {
   const near = nearest(name, [...commands.map((command) => command.name), 'help', 'completions']);
-  if (name.startsWith('-')) return new UsageError(`unknown option ${show(name, false)} before the command`, 'rlhf COMMAND [OPTIONS]; see rlhf help');
-  return new UsageError(`unknown command ${show(name)}`, near ? `did you mean rlhf ${near}?` : 'rlhf help lists the commands');
+  if (name.startsWith('-'))
+    return new UsageError(
+      `unknown option ${show(name, false)} before the command`,
+      'rlhf COMMAND [OPTIONS]; see rlhf help',
+    );
+  return new UsageError(
+    `unknown command ${show(name)}`,
+    near ? `did you mean rlhf ${near}?` : 'rlhf help lists the commands',
+  );
 }
 
 function guardWords(command: AnyCommand, words: string[]): { guarded: string[]; help: boolean } {
@@ -69,7 +82,10 @@ function guardWords(command: AnyCommand, words: string[]): { guarded: string[]; 
     } else {
       const value = words[++i];
       if (value === undefined || value.startsWith('--')) {
-        throw new UsageError(`${written} needs a value`, value ? `write ${written}=${show(value, false)} if that is the value` : undefined);
+        throw new UsageError(
+          `${written} needs a value`,
+          value ? `write ${written}=${show(value, false)} if that is the value` : undefined,
+        );
       }
       guarded.push(`--${name}=:${value}`);
     }
@@ -90,6 +106,7 @@ function findOption(command: AnyCommand, table: OptionTable, written: string): {
 }
 
 function flagValue(written: string, text: string | undefined, negated: boolean): boolean {
-  if (text !== undefined && text !== 'true' && text !== 'false') throw new UsageError(`${written} takes no value, but got ${show(text)}`);
+  if (text !== undefined && text !== 'true' && text !== 'false')
+    throw new UsageError(`${written} takes no value, but got ${show(text)}`);
   return (text !== 'false') !== negated;
 }

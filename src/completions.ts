@@ -1,23 +1,29 @@
 import type { AnyCommand } from './commands/command.ts';
 import { UsageError } from './errors.ts';
 import type { Option } from './option_types.ts';
-import { show } from './settings.ts';
+import { show } from './option_values.ts';
 
 export const shells = ['bash', 'zsh', 'fish'] as const;
 
 /** A completion script for a shell, made from the commands' tables. */
 export function completions(commands: AnyCommand[], shell: string | undefined): string {
   switch (shell) {
-    case 'bash': return bash(commands);
-    case 'zsh': return zsh(commands);
-    case 'fish': return fish(commands);
-    case undefined: throw new UsageError('completions: the shell is missing', `one of ${shells.join(', ')}`);
-    default: throw new UsageError(`completions: unknown shell ${show(shell)}`, `one of ${shells.join(', ')}`);
+    case 'bash':
+      return bash(commands);
+    case 'zsh':
+      return zsh(commands);
+    case 'fish':
+      return fish(commands);
+    case undefined:
+      throw new UsageError('completions: the shell is missing', `one of ${shells.join(', ')}`);
+    default:
+      throw new UsageError(`completions: unknown shell ${show(shell)}`, `one of ${shells.join(', ')}`);
   }
 }
 
 /** How the option is written: a flag that is on by default is only ever turned off. */
-const written = (name: string, option: Option): string => (option.type === 'flag' && option.default === true ? `--no-${name}` : `--${name}`);
+const written = (name: string, option: Option): string =>
+  option.type === 'flag' && option.default === true ? `--no-${name}` : `--${name}`;
 
 /** The words that a value is one of, where they are known. */
 function values(command: AnyCommand, name: string, option: Option): readonly string[] | undefined {
@@ -32,13 +38,21 @@ function bash(commands: AnyCommand[]): string {
     const all = Object.entries(command.options).map(([name, option]) => written(name, option));
     return `    ${command.name}) options="${[...all, '--help'].join(' ')}"; words="${command.positional?.choices?.join(' ') ?? ''}" ;;`;
   });
-  const chosen = commands.flatMap((command) => Object.entries(command.options).flatMap(([name, option]) => {
-    const words = values(command, name, option);
-    return words ? [`    ${command.name}:--${name}) COMPREPLY=($(compgen -W "${words.join(' ')}" -- "$word")); return ;;`] : [];
-  }));
-  const plain = new Set(commands.flatMap((command) => Object.entries(command.options)
-    .filter(([, option]) => option.type !== 'flag' && !option.choices && !isPath(option))
-    .map(([name]) => `--${name}`)));
+  const chosen = commands.flatMap((command) =>
+    Object.entries(command.options).flatMap(([name, option]) => {
+      const words = values(command, name, option);
+      return words
+        ? [`    ${command.name}:--${name}) COMPREPLY=($(compgen -W "${words.join(' ')}" -- "$word")); return ;;`]
+        : [];
+    }),
+  );
+  const plain = new Set(
+    commands.flatMap((command) =>
+      Object.entries(command.options)
+        .filter(([, option]) => option.type !== 'flag' && !option.choices && !isPath(option))
+        .map(([name]) => `--${name}`),
+    ),
+  );
   plain.delete('--preset');
   return `# rlhf completions bash > ~/.local/share/bash-completion/completions/rlhf
 _rlhf() {
@@ -72,11 +86,18 @@ function zsh(commands: AnyCommand[]): string {
     const lines = Object.entries(command.options).map(([name, option]) => {
       const repeated = ['files', 'strings', 'list'].includes(option.type) ? '*' : '';
       const words = values(command, name, option);
-      const action = option.type === 'flag' ? '' : `:${quote(name)}:${words ? `(${words.join(' ')})` : isPath(option) ? '_files' : ''}`;
+      const action =
+        option.type === 'flag'
+          ? ''
+          : `:${quote(name)}:${words ? `(${words.join(' ')})` : isPath(option) ? '_files' : ''}`;
       return `        '${repeated}${written(name, option)}[${quote(option.text)}]${action}'`;
     });
     const { positional } = command;
-    const word = positional ? [`        '*:${quote(positional.value)}:${positional.choices ? `(${positional.choices.join(' ')})` : '_files'}'`] : [];
+    const word = positional
+      ? [
+          `        '*:${quote(positional.value)}:${positional.choices ? `(${positional.choices.join(' ')})` : '_files'}'`,
+        ]
+      : [];
     return `    ${command.name})\n      _arguments \\\n${[...lines, ...word].join(' \\\n')} ;;`;
   });
   const names = commands.map(({ name, summary }) => `    '${name}:${quote(summary)}'`);
@@ -105,8 +126,12 @@ if [ "$funcstack[1]" = _rlhf ]; then _rlhf "$@"; else compdef _rlhf rlhf; fi
 
 function fish(commands: AnyCommand[]): string {
   const quote = (text: string) => `'${text.replace(/['\\]/g, '\\$&')}'`;
-  const lines = ['# rlhf completions fish > ~/.config/fish/completions/rlhf.fish', 'complete -c rlhf -n __fish_use_subcommand -f'];
-  for (const { name, summary } of commands) lines.push(`complete -c rlhf -n __fish_use_subcommand -a ${name} -d ${quote(summary)}`);
+  const lines = [
+    '# rlhf completions fish > ~/.config/fish/completions/rlhf.fish',
+    'complete -c rlhf -n __fish_use_subcommand -f',
+  ];
+  for (const { name, summary } of commands)
+    lines.push(`complete -c rlhf -n __fish_use_subcommand -a ${name} -d ${quote(summary)}`);
   lines.push('complete -c rlhf -n __fish_use_subcommand -a "completions help"');
   lines.push(`complete -c rlhf -n "__fish_seen_subcommand_from completions" -f -a "${shells.join(' ')}"`);
   for (const command of commands) {
@@ -114,7 +139,8 @@ function fish(commands: AnyCommand[]): string {
     if (command.positional?.choices) lines.push(`${seen} -f -a "${command.positional.choices.join(' ')}"`);
     for (const [name, option] of Object.entries(command.options)) {
       const words = values(command, name, option);
-      const value = option.type === 'flag' ? '' : words ? ` -x -a "${words.join(' ')}"` : isPath(option) ? ' -r -F' : ' -x';
+      const value =
+        option.type === 'flag' ? '' : words ? ` -x -a "${words.join(' ')}"` : isPath(option) ? ' -r -F' : ' -x';
       lines.push(`${seen} -l ${written(name, option).slice(2)}${value} -d ${quote(option.text)}`);
     }
   }

@@ -29,8 +29,11 @@ const builtIn: [string, string][] = [
 export function commandHelp(command: AnyCommand, width: number): string {
   const { name, summary, positional, options, examples, presets } = command;
   const entries = Object.entries(options);
-  const required = entries.filter(([, option]) => option.required).map(([option, { value }]) => ` --${option} ${value}`);
-  const words = positional ? ` ${positional.required ? '' : '['}${positional.value}${positional.many ? '…' : ''}${positional.required ? '' : ']'}` : '';
+  const required = entries
+    .filter(([option, { required: needed }]) => needed && !(option === positional?.key))
+    .map(([option, { value }]) => ` --${option} ${value}`);
+  const word = positional ? positional.value + (positional.many ? '…' : '') : '';
+  const words = word === '' ? '' : positional!.required ? ` ${word}` : ` [${word}]`;
   const lines = [`${summary}.`, '', 'Usage', `  rlhf ${name}${words}${required.join('')} [OPTIONS]`];
   if (positional) {
     const choices = positional.choices ? ` One of ${positional.choices.join(', ')}.` : '';
@@ -39,9 +42,21 @@ export function commandHelp(command: AnyCommand, width: number): string {
   for (const group of groups) {
     const inGroup = entries.filter(([, option]) => option.group === group);
     if (inGroup.length === 0) continue;
-    lines.push('', group, ...rows(inGroup.map(([option, data]) => [optionTitle(option, data), describe(command, option, data)]), width));
+    lines.push(
+      '',
+      group,
+      ...rows(
+        inGroup.map(([option, data]) => [optionTitle(option, data), describe(command, option, data)]),
+        width,
+      ),
+    );
   }
-  if (presets) lines.push('', 'Presets', ...rows([[Object.keys(presets).join(', '), '--preset NAME --dry-run shows the values.']], width));
+  if (presets)
+    lines.push(
+      '',
+      'Presets',
+      ...rows([[Object.keys(presets).join(', '), '--preset NAME --dry-run shows the values.']], width),
+    );
   lines.push('', 'Examples', ...examples.map((example) => `  ${example}`));
   return lines.join('\n');
 }
@@ -63,7 +78,7 @@ function plainDefault(option: Option): string | undefined {
   const value = option.default;
   if (value === undefined || typeof value === 'boolean' || option.type === 'shard') return undefined;
   if (Array.isArray(value)) return value.length > 0 ? value.join(',') : undefined;
-  return String(value);
+  return typeof value === 'number' && value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : String(value);
 }
 
 /** Two columns; the second wrapped at the width. */
@@ -73,7 +88,12 @@ function rows(entries: [string, string][], width: number): string[] {
   return entries.flatMap(([title, text]) => {
     const wrapped = wrap(text, room);
     const first = title.length + 4 > left ? [`  ${title}`] : [];
-    return [...first, ...wrapped.map((line, i) => (i === 0 && first.length === 0 ? `  ${title}`.padEnd(left) : ' '.repeat(left)) + line)];
+    return [
+      ...first,
+      ...wrapped.map(
+        (line, i) => (i === 0 && first.length === 0 ? `  ${title}`.padEnd(left) : ' '.repeat(left)) + line,
+      ),
+    ];
   });
 }
 

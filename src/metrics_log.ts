@@ -5,8 +5,8 @@ import { outputError } from './files/atomic.ts';
 export type Metrics = { step: number } & Record<string, unknown>;
 
 /**
- * metrics.jsonl: one JSON object a step, with the system as soon as it is appended, on the disk after `sync`. Numbers that are not finite
- * become null. Writing fails with a RunError where the disk is full.
+ * metrics.jsonl: one JSON object a step, with the system as soon as it is appended, on the disk after `sync`. Numbers
+ * that are not finite become null. Writing fails with a RunError where the disk is full.
  */
 export class MetricsLog {
   #file: number | undefined;
@@ -32,7 +32,8 @@ export class MetricsLog {
     this.#try(() => {
       const file = this.#open();
       const content = Buffer.alloc(fstatSync(file).size);
-      for (let at = 0, n = 1; at < content.length && n > 0; at += n) n = readSync(file, content, at, content.length - at, at);
+      for (let at = 0, n = 1; at < content.length && n > 0; at += n)
+        n = readSync(file, content, at, content.length - at, at);
       ftruncateSync(file, keptBytes(content, step));
       fsyncSync(file);
     });

@@ -1,10 +1,14 @@
-/** Published settings by option name. Options that are given win over them; what a preset leaves out keeps its default. */
+/**
+ * Published settings by option name. Options that are given win over them; what a preset leaves out keeps its
+ * default.
+ */
 export type Preset = Record<string, number | string | boolean>;
 
 // Sources: [I] Ouyang et al. 2022, "Training language models to follow instructions with human feedback" (InstructGPT);
-// [Z] Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", and its published code;
-// [N] Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO: A Case Study on TL;DR Summarization", which reproduces
-// [S] Stiennon et al. 2020, "Learning to summarize from human feedback".
+// [Z] Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences": the sentiment task of its code
+// (openai/lm-human-preferences: launch.py, train_reward.py, train_policy.py);
+// [N] Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO: A Case Study on TL;DR Summarization",
+// which reproduces [S] Stiennon et al. 2020, "Learning to summarize from human feedback".
 
 export const sftPresets: Record<string, Preset> = {
   instructgpt: {
@@ -46,16 +50,16 @@ export const rmPresets: Record<string, Preset> = {
   },
   // Ziegler's loss is a softmax over four responses of which people chose the best; ours is over pairs.
   ziegler2019: {
-    epochs: 1, // [Z] section 2.2
-    lr: 1.77e-5, // [Z] section 2.2
-    'batch-size': 8, // [Z] section 2.2: the style tasks (32 for summaries)
-    k: 4, // [Z] section 2.1
-    schedule: 'linear', // [Z] code: annealed
-    'min-lr-ratio': 0, // [Z] code: to 0
-    warmup: 0, // [Z] code: none
-    'adam-beta1': 0.9, // [Z] code: Adam's default
-    'adam-beta2': 0.999, // [Z] code: Adam's default
-    'adam-eps': 1e-5, // [Z] code
+    epochs: 1, // [Z] train_reward.py: each label once
+    lr: 5e-5, // [Z] launch.py
+    'batch-size': 32, // [Z] launch.py
+    k: 4, // [Z] launch.py: best_of_4
+    schedule: 'linear', // [Z] train_reward.py: annealed
+    'min-lr-ratio': 0, // [Z] train_reward.py: to 0
+    warmup: 0, // [Z] train_reward.py: none
+    'adam-beta1': 0.9, // [Z] Adam's default
+    'adam-beta2': 0.999, // [Z] Adam's default
+    'adam-eps': 1e-5, // [Z] its optimiser's setting
   },
   tldr: {
     epochs: 1, // [N] table of reward model hyperparameters
@@ -82,7 +86,9 @@ export const ppoPresets: Record<string, Preset> = {
     epochs: 1, // [I] C.4: one pass over the minibatches
     schedule: 'constant', // [I] C.4
     warmup: 10, // [I] C.4: from a tenth of the peak over ten iterations
-    lr: 3e-6, // not printed for the released policies; [I] E scans 2.55e-6 to 2.55e-5, PPO without γ diverged above 8.05e-6
+    // Not printed for the released policies: [I] E scans 2.55e-6 to 2.55e-5, where PPO without γ diverged above
+    // 8.05e-6.
+    lr: 3e-6,
     'value-lr': 9e-6, // [I] C.4: 9e-6 for the 1.3B and 6B policies' value function
     clip: 0.2, // [I] C.4
     'value-clip': 0.2, // not printed; Schulman et al.'s code
@@ -96,31 +102,32 @@ export const ppoPresets: Record<string, Preset> = {
     ema: 0.992, // [I] C.4
   },
   ziegler2019: {
-    beta: 0.15, // [Z] code: where the adaptive coefficient starts
-    'target-kl': 6, // [Z] code, section 2.2: nats a response
-    horizon: 10000, // [Z] code: 1 / horizon is the gain of 0.1 at its batch
+    beta: 0.15, // [Z] launch.py: where the adaptive coefficient starts
+    'target-kl': 6, // [Z] launch.py: nats a response
+    horizon: 10000, // [Z] train_policy.py: episodes
     gamma: 0, // [Z] no pretraining term
-    episodes: 2000000, // [Z] section 2.2
-    'batch-size': 1024, // [Z] section 2.2: the style tasks (512 for summaries)
-    'minibatch-size': 1024, // [Z] section 2.2: one minibatch a pass
-    epochs: 4, // [Z] section 2.2
-    lr: 1.41e-5, // [Z] section 2.2: the style tasks (7.07e-6 for summaries)
-    'value-lr': 1.41e-5, // [Z] its value function shares the policy's network and rate; here it is a network of its own
-    schedule: 'linear', // [Z] code: annealed
-    'min-lr-ratio': 0, // [Z] code: to 0
-    warmup: 0, // [Z] code: none
-    clip: 0.2, // [Z] code
-    'value-clip': 0.2, // [Z] code
-    'gae-lambda': 0.95, // [Z] code
-    discount: 1, // [Z] section 2.2
-    temperature: 0.7, // [Z] code
-    'max-new-tokens': 24, // [Z] section 3.1: the style tasks
-    'whiten-rewards': true, // [Z] code
-    'missing-eos-penalty': 0, // [Z] responses have a fixed length
-    'max-grad-norm': 0, // [Z] code: gradients are not clipped
-    'adam-beta1': 0.9, // [Z] code: Adam's default
-    'adam-beta2': 0.999, // [Z] code: Adam's default
-    'adam-eps': 1e-5, // [Z] code
+    episodes: 1000000, // [Z] launch.py
+    'batch-size': 512, // [Z] launch.py
+    'minibatch-size': 512, // [Z] train_policy.py: one minibatch a pass
+    epochs: 4, // [Z] train_policy.py
+    lr: 1e-5, // [Z] launch.py
+    'value-lr': 1e-5, // [Z] its value function shares the policy's network and rate; here it is a network of its own
+    schedule: 'linear', // [Z] train_policy.py: annealed
+    'min-lr-ratio': 0, // [Z] train_policy.py: to 0
+    warmup: 0, // [Z] train_policy.py: none
+    clip: 0.2, // [Z] train_policy.py
+    'value-clip': 0.2, // [Z] train_policy.py
+    'gae-lambda': 0.95, // [Z] train_policy.py
+    discount: 1, // [Z] train_policy.py
+    temperature: 0.7, // [Z] launch.py
+    'max-new-tokens': 24, // [Z] launch.py
+    'whiten-rewards': true, // [Z] train_policy.py
+    'missing-eos-penalty': 0, // [Z] its responses have a fixed length
+    'max-grad-norm': 0, // [Z] gradients are not clipped
+    'adam-beta1': 0.9, // [Z] Adam's default
+    'adam-beta2': 0.999, // [Z] Adam's default
+    'adam-eps': 1e-5, // [Z] its optimiser's setting
+    ema: 0, // [Z] no moving average
   },
   tldr: {
     beta: 0.05, // [S] section 3.4 and [N] table of PPO hyperparameters
@@ -142,6 +149,8 @@ export const ppoPresets: Record<string, Preset> = {
     'max-new-tokens': 53, // [N] its response length
     'missing-eos-penalty': 1, // [N] "EOS trick": it sets such a score to -1; TRL's rule, used here, subtracts
     'whiten-rewards': false, // [N] same table
+    'max-grad-norm': 0, // [N] gradients are not clipped
+    ema: 0, // [N] no moving average
     'adam-beta1': 0.9, // [N] the library's default
     'adam-beta2': 0.999, // [N] the library's default
     'adam-eps': 1e-5, // [N] same table

@@ -19,27 +19,39 @@ const FIRST_LINE_MS = 2000;
 const LINE_MS = 15000;
 
 /**
- * Progress on standard error: on a terminal one live line with a bar, the rate, the given fields and the time left; elsewhere a plain line
- * now and then, and one when a phase ends. Silent with --quiet.
+ * Progress on standard error: on a terminal one live line with a bar, the rate, the given fields and the time left;
+ * elsewhere a plain line now and then, and one when a phase ends. Silent with --quiet.
  */
 export class Progress {
   #screen: Screen;
   #quiet: boolean;
   #color: boolean;
   #now: () => number;
-  #phase: { label: string; unit: string; total?: number; from: number; started: number; last: ProgressUpdate } | undefined;
+  #phase:
+    { label: string; unit: string; total?: number; from: number; started: number; last: ProgressUpdate } | undefined;
   #drawn = -Infinity;
   #onScreen = false;
 
-  constructor({ quiet = false, screen = stderr as Screen, color = !process.env.NO_COLOR, now = () => performance.now() } = {}) {
+  constructor({
+    quiet = false,
+    screen = stderr as Screen,
+    color = !process.env.NO_COLOR,
+    now = () => performance.now(),
+  } = {}) {
     this.#screen = screen;
     this.#quiet = quiet;
     this.#color = color;
     this.#now = now;
   }
 
-  /** Begins a phase, ending the one before. `from` is where a resumed run goes on, so that the rate counts this run alone. */
-  start(label: string, { total, unit = 'steps', from = 0 }: { total?: number; unit?: string; from?: number } = {}): void {
+  /**
+   * Begins a phase, ending the one before. `from` is where a resumed run goes on, so that the rate counts this run
+   * alone.
+   */
+  start(
+    label: string,
+    { total, unit = 'steps', from = 0 }: { total?: number; unit?: string; from?: number } = {},
+  ): void {
     this.end();
     this.#phase = { label, unit, total, from, started: this.#now(), last: { done: from } };
     this.#drawn = this.#screen.isTTY ? -Infinity : this.#now() - LINE_MS + FIRST_LINE_MS;
@@ -95,7 +107,8 @@ export class Progress {
     }
     const share = total === undefined || total === 0 ? undefined : Math.min(1, last.done / total);
     const bar = share === undefined ? '' : `${this.#bar(share)} `;
-    const room = Math.max(20, (this.#screen.columns ?? 80) - 1) - (share === undefined ? 0 : BAR_WIDTH + 1) - label.length - 1;
+    const room =
+      Math.max(20, (this.#screen.columns ?? 80) - 1) - (share === undefined ? 0 : BAR_WIDTH + 1) - label.length - 1;
     this.#screen.write(`\r\x1b[K${label} ${bar}${text.slice(0, Math.max(0, room))}`);
     this.#onScreen = true;
   }

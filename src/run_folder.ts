@@ -5,10 +5,14 @@ import { join } from 'node:path';
 import { UsageError } from './errors.ts';
 import { clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
 import { MetricsLog } from './metrics_log.ts';
-import { namedSettings, show } from './settings.ts';
+import { show } from './option_values.ts';
+import { namedSettings } from './settings.ts';
 import { versions } from './versions.ts';
 
-/** What rlhf.json holds. Hashes are SHA-256 in hexadecimal, times ISO 8601, `seconds` of work over all parts of the run. */
+/**
+ * What rlhf.json holds. Hashes are SHA-256 in hexadecimal, times ISO 8601, `seconds` of work over all parts of the
+ * run.
+ */
 export interface RunRecord {
   command: string;
   versions: typeof versions & { node: string };
@@ -33,15 +37,24 @@ export interface RunFolderOptions {
 }
 
 /**
- * Settings that a resumed run may change: they touch neither the numbers nor what is evaluated. Another device may round differently,
- * but moving a run to another machine is wanted; `memory` only matters where `micro-batch-tokens` is not recorded yet.
+ * Settings that a resumed run may change: they touch neither the numbers nor what is evaluated. Another device may
+ * round differently, but moving a run to another machine is wanted; `memory` only matters where `micro-batch-tokens`
+ * is not recorded yet.
  */
 const mayDiffer = new Set(['out', 'device', 'memory', 'save-every', 'max-steps']);
 
 /** What makes a folder one that must not be written over unasked. */
 const modelFiles = [
-  'config.json', 'model.safetensors', 'model.safetensors.index.json', 'adapter_config.json', 'adapter_model.safetensors', 'tokenizer.json',
-  'tokenizer_config.json', 'generation_config.json', 'special_tokens_map.json', 'chat_template.jinja',
+  'config.json',
+  'model.safetensors',
+  'model.safetensors.index.json',
+  'adapter_config.json',
+  'adapter_model.safetensors',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'generation_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
 ];
 const isWeights = (name: string): boolean => /^(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors$/.test(name);
 const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
@@ -49,12 +62,19 @@ const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
 /** What a folder holds: nothing of a run, an unfinished run with or without checkpoints, or a finished one. */
 export type RunState = 'new' | 'started' | 'resumable' | 'complete';
 
-/** A training command's output folder: rlhf.json, metrics.jsonl and checkpoints/ from the start, the model at the end. */
+/**
+ * A training command's output folder: rlhf.json, metrics.jsonl and checkpoints/ from the start, the model at the end.
+ */
 export class RunFolder {
   readonly #began = performance.now();
   readonly #secondsBefore: number;
 
-  private constructor(readonly path: string, readonly state: RunState, readonly record: RunRecord, readonly metrics: MetricsLog) {
+  private constructor(
+    readonly path: string,
+    readonly state: RunState,
+    readonly record: RunRecord,
+    readonly metrics: MetricsLog,
+  ) {
     this.#secondsBefore = record.seconds ?? 0;
   }
 
@@ -81,7 +101,10 @@ export class RunFolder {
     if (this.state === 'resumable' && before) {
       for (const [source, hash] of Object.entries(hashes)) {
         if (before[source] !== undefined && before[source] !== hash) {
-          throw new UsageError(`${source}: not the data that the run in ${this.path} began with`, 'use the same file, or start anew with --overwrite');
+          throw new UsageError(
+            `${source}: not the data that the run in ${this.path} began with`,
+            'use the same file, or start anew with --overwrite',
+          );
         }
       }
     }
@@ -105,24 +128,35 @@ export class RunFolder {
 
 /**
  * Looks whether a training command may use its `--out`, without writing.
- * @throws UsageError where it holds a model or checkpoints and neither --resume nor --overwrite is given, where --resume meets another
- *   command's run or other settings, or where a file is in the way
+ * @throws UsageError where it holds a model or checkpoints and neither --resume nor --overwrite is given, where
+ *   --resume meets another command's run or other settings, or where a file is in the way
  */
-export async function inspectRunFolder({ kind, settings }: RunFolderOptions): Promise<{ state: RunState; record?: RunRecord }> {
+export async function inspectRunFolder({
+  kind,
+  settings,
+}: RunFolderOptions): Promise<{ state: RunState; record?: RunRecord }> {
   const { out, resume, overwrite } = settings;
   const stats = statSync(out, { throwIfNoEntry: false });
   if (stats && !stats.isDirectory()) throw new UsageError(`--out: a file is in the way: ${show(out)}`);
   if (!stats || overwrite) return { state: 'new' };
   const holds = contents(out);
   if (!resume) {
-    if (holds.model) throw new UsageError(`--out: ${show(out)} holds a model`, 'go on with --resume, or replace it with --overwrite');
-    if (holds.checkpoints) throw new UsageError(`--out: ${show(out)} holds checkpoints`, 'go on with --resume, or replace them with --overwrite');
+    if (holds.model)
+      throw new UsageError(`--out: ${show(out)} holds a model`, 'go on with --resume, or replace it with --overwrite');
+    if (holds.checkpoints)
+      throw new UsageError(
+        `--out: ${show(out)} holds checkpoints`,
+        'go on with --resume, or replace them with --overwrite',
+      );
     return { state: 'new' };
   }
   const record = await readRecord(out);
   if (!record) {
     if (holds.model || holds.checkpoints) {
-      throw new UsageError(`--resume: ${show(out)} holds a model but no rlhf.json of a run`, 'choose another --out, or replace it with --overwrite');
+      throw new UsageError(
+        `--resume: ${show(out)} holds a model but no rlhf.json of a run`,
+        'choose another --out, or replace it with --overwrite',
+      );
     }
     return { state: 'new' };
   }
@@ -132,23 +166,27 @@ export async function inspectRunFolder({ kind, settings }: RunFolderOptions): Pr
 }
 
 /**
- * Opens the output folder of a training command: `new` runs get rlhf.json, an empty metrics.jsonl and checkpoints/; with --overwrite what an
- * older run left is removed first; `resumable` ones keep everything, and the caller cuts the metrics back to its checkpoint's step.
+ * Opens the output folder of a training command: `new` runs get rlhf.json, an empty metrics.jsonl and checkpoints/;
+ * with --overwrite what an older run left is removed first; `resumable` ones keep everything, and the caller cuts the
+ * metrics back to its checkpoint's step.
  * @throws UsageError as inspectRunFolder does; RunError where the folder cannot be written
  */
 export async function openRunFolder(options: RunFolderOptions): Promise<RunFolder> {
   const { kind, settings, argv } = options;
   const { state, record: before } = await inspectRunFolder(options);
   const path = settings.out;
-  const record: RunRecord = before && state !== 'started' ? { ...before, argv } : {
-    command: kind,
-    versions: { ...versions, node: process.versions.node },
-    platform: `${process.platform}-${process.arch}`,
-    settings: namedSettings(settings),
-    argv,
-    started: new Date().toISOString(),
-    complete: false,
-  };
+  const record: RunRecord =
+    before && state !== 'started'
+      ? { ...before, argv }
+      : {
+          command: kind,
+          versions: { ...versions, node: process.versions.node },
+          platform: `${process.platform}-${process.arch}`,
+          settings: namedSettings(settings),
+          argv,
+          started: new Date().toISOString(),
+          complete: false,
+        };
   try {
     mkdirSync(join(path, 'checkpoints'), { recursive: true });
     await clearLeftovers(path);
@@ -177,7 +215,8 @@ function contents(path: string): { model: boolean; checkpoints: boolean } {
 function removeRun(path: string): void {
   for (const name of ownFolders) rmSync(join(path, name), { recursive: true, force: true });
   for (const name of readdirSync(path)) {
-    if (name === 'metrics.jsonl' || name === 'rlhf.json' || modelFiles.includes(name) || isWeights(name)) rmSync(join(path, name));
+    if (name === 'metrics.jsonl' || name === 'rlhf.json' || modelFiles.includes(name) || isWeights(name))
+      rmSync(join(path, name));
   }
   mkdirSync(join(path, 'checkpoints'));
 }
@@ -193,7 +232,8 @@ async function readRecord(path: string): Promise<RunRecord | undefined> {
   }
   try {
     const record = JSON.parse(text) as RunRecord;
-    if (typeof record.command === 'string' && typeof record.settings === 'object' && record.settings !== null) return record;
+    if (typeof record.command === 'string' && typeof record.settings === 'object' && record.settings !== null)
+      return record;
   } catch {
     // Told below, like any other content that is no record.
   }
@@ -202,11 +242,18 @@ async function readRecord(path: string): Promise<RunRecord | undefined> {
 
 function checkSame(out: string, kind: string, record: RunRecord, settings: Record<string, unknown>): void {
   const hint = 'give the settings that the run began with, or start anew with --overwrite';
-  if (record.command !== kind) throw new UsageError(`--resume: the run in ${show(out)} is one of ${show(record.command, false)}, not ${kind}`, hint);
+  if (record.command !== kind)
+    throw new UsageError(
+      `--resume: the run in ${show(out)} is one of ${show(record.command, false)}, not ${kind}`,
+      hint,
+    );
   const now = JSON.parse(JSON.stringify(settings)) as Record<string, unknown>;
   const different = [...new Set([...Object.keys(record.settings), ...Object.keys(now)])]
     .filter((name) => !mayDiffer.has(name) && !isDeepStrictEqual(record.settings[name], now[name]))
     .sort()
-    .map((name) => `--${name} (was ${show(record.settings[name] ?? null, false)}, now ${show(now[name] ?? null, false)})`);
-  if (different.length > 0) throw new UsageError(`--resume: other settings than the run's: ${different.join(', ')}`, hint);
+    .map(
+      (name) => `--${name} (was ${show(record.settings[name] ?? null, false)}, now ${show(now[name] ?? null, false)})`,
+    );
+  if (different.length > 0)
+    throw new UsageError(`--resume: other settings than the run's: ${different.join(', ')}`, hint);
 }

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import type { AnyCommand } from './commands/command.ts';
 import { UsageError } from './errors.ts';
 import { camelCase, type Option, type OptionTable } from './option_types.ts';
+import { checkText, didYouMean, fromJson, fromTexts, show } from './option_values.ts';
 import { nearest } from './suggestion.ts';
 
 /** What was typed after the command: option names with the texts given for each, and the other words. */
@@ -45,7 +46,10 @@ export async function resolveSettings(command: AnyCommand, typed: Typed, stdinIs
   return { settings, missing };
 }
 
-/** A value for `--config` and rlhf.json: the names of the command line, without what is absent or only about this call. */
+/**
+ * A value for `--config` and rlhf.json: the names of the command line, without what is absent or only about this
+ * call.
+ */
 export function namedSettings(settings: object): Record<string, unknown> {
   const named: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(settings)) {
@@ -56,69 +60,20 @@ export function namedSettings(settings: object): Record<string, unknown> {
   return named;
 }
 
-const callOnly = new Set(['config', 'preset', 'dryRun', 'resume', 'overwrite', 'quiet']);
+const callOnly = new Set([
+  'config',
+  'preset',
+  'dryRun',
+  'resume',
+  'overwrite',
+  'quiet', // options
+  'kind',
+  'runs',
+  'names',
+  'source', // other words
+]);
 
 const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-
-/** Values from the command line; a single-valued option that is repeated with another value is refused. */
-function fromTexts(option: Option, texts: string[], where: string): unknown {
-  switch (option.type) {
-    case 'files':
-    case 'strings': return texts;
-    case 'list': return texts.flatMap((text) => splitList(text, where));
-    default:
-  }
-  const different = texts.find((text) => text !== texts[0]);
-  if (different !== undefined && option.type !== 'flag') {
-    throw new UsageError(`${where} is given twice: ${show(texts[0])} and ${show(different)}`);
-  }
-  return fromText(option, texts.at(-1)!, where);
-}
-
-function fromText(option: Option, text: string, where: string): unknown {
-  if (text === '' && option.type !== 'string') throw new UsageError(`${where}: the value is empty`);
-  switch (option.type) {
-    case 'number':
-    case 'integer': {
-      if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) throw notA(option, text, where);
-      return checkRange(option, Number(text), text, where);
-    }
-    case 'size': return checkRange(option, parseSize(text, where), text, where);
-    case 'shard': return parseShard(text, where);
-    case 'flag': return text === 'true';
-    case 'choice': return checkChoice(option, text, where);
-    default: return checkText(text, where);
-  }
-}
-
-/** A value from `--config` or a preset, whose JSON type must be the option's. */
-function fromJson(option: Option, value: unknown, where: string): unknown {
-  switch (option.type) {
-    case 'number':
-    case 'integer':
-      if (typeof value !== 'number') throw notA(option, value, where);
-      return checkRange(option, value, String(value), where);
-    case 'size':
-      if (typeof value === 'number') return checkRange({ ...option, type: 'integer' }, value, String(value), where);
-      break;
-    case 'flag':
-      if (typeof value !== 'boolean') throw new UsageError(`${where}: ${show(value)} is not true or false`);
-      return value;
-    case 'files':
-    case 'strings':
-    case 'list': {
-      const items = Array.isArray(value) ? value : [value];
-      const wrong = items.find((item) => typeof item !== 'string');
-      if (wrong !== undefined || items.length === 0 && option.type === 'files') {
-        throw new UsageError(`${where}: ${show(items.length ? wrong : value)} is not a text or a list of texts`);
-      }
-      return fromTexts(option, items as string[], where);
-    }
-    default:
-  }
-  if (typeof value !== 'string') throw new UsageError(`${where}: ${show(value)} is not a text`);
-  return fromText(option, value, where);
-}
 
 async function readConfig(path: string, table: OptionTable): Promise<Record<string, unknown>> {
   checkExists({ type: 'file', group: 'Run', text: '' }, path, '--config');
@@ -138,7 +93,10 @@ async function readConfig(path: string, table: OptionTable): Promise<Record<stri
     const negated = Object.hasOwn(table, positive) && table[positive]!.type === 'flag' ? table[positive] : undefined;
     if (key === 'config' || (!option && !negated)) {
       const near = nearest(key, Object.keys(table));
-      throw new UsageError(`${path}: unknown option ${show(key)}`, near && key !== 'config' ? `did you mean "${near}"?` : undefined);
+      throw new UsageError(
+        `${path}: unknown option ${show(key)}`,
+        near && key !== 'config' ? `did you mean "${near}"?` : undefined,
+      );
     }
     const where = `${path}: "${key}"`;
     if (option) values[key] = fromJson(option, value, where);
@@ -165,10 +123,14 @@ function takeWords(command: AnyCommand, words: string[], values: Record<string, 
   const { positional } = command;
   const allowed = positional ? (positional.many ? Infinity : 1) : 0;
   if (words.length > allowed) {
-    const listed = Object.entries(command.options).find(([, option]) => option.type === 'files' && option.required)?.[0];
+    const listed = Object.entries(command.options).find(
+      ([, option]) => option.type === 'files' && option.required,
+    )?.[0];
     throw new UsageError(
       `${command.name}: unexpected argument ${show(words[allowed])}`,
-      listed ? `repeat the option for several files: --${listed} FILE --${listed} FILE` : `see rlhf ${command.name} --help`,
+      listed
+        ? `repeat the option for several files: --${listed} FILE --${listed} FILE`
+        : `see rlhf ${command.name} --help`,
     );
   }
   if (!positional) return {};
@@ -179,7 +141,10 @@ function takeWords(command: AnyCommand, words: string[], values: Record<string, 
   }
   for (const word of words) {
     if (choices && !choices.includes(word)) {
-      throw new UsageError(`${command.name}: ${show(word)} is not one of ${choices.join(', ')}`, didYouMean(word, choices));
+      throw new UsageError(
+        `${command.name}: ${show(word)} is not one of ${choices.join(', ')}`,
+        didYouMean(word, choices),
+      );
     }
     checkText(word, value);
     if (exists && (word !== '-' || !option)) checkReadable(word, value);
@@ -197,7 +162,10 @@ function takeWords(command: AnyCommand, words: string[], values: Record<string, 
   return {};
 }
 
-/** Lets the input option read standard input when that is no terminal; returns the obligatory options that nobody gave. */
+/**
+ * Lets the input option read standard input when that is no terminal; returns the obligatory options that nobody
+ * gave.
+ */
 function fillInput(command: AnyCommand, values: Record<string, unknown>, stdinIsTerminal: boolean): string[] {
   const missing = Object.entries(command.options)
     .filter(([name, option]) => option.required && values[name] === undefined)
@@ -211,9 +179,10 @@ function fillInput(command: AnyCommand, values: Record<string, unknown>, stdinIs
 
 function missingOption(command: AnyCommand, name: string): UsageError {
   const option = command.options[name]!;
-  const hint = name === command.input
-    ? `give --${name} ${option.value}, or pipe rows into standard input`
-    : `${option.text.replace(/\.$/, '')}: --${name} ${option.value}`;
+  const hint =
+    name === command.input
+      ? `give --${name} ${option.value}, or pipe rows into standard input`
+      : `${option.text.replace(/\.$/, '')}: --${name} ${option.value}`;
   return new UsageError(`${command.name} needs --${name}`, hint);
 }
 
@@ -233,8 +202,18 @@ function checkExists(option: Option, value: unknown, where: string): void {
         if (folder.slice(4).trim() === '') throw new UsageError(`${where}: no program after cmd:`);
         return;
       }
-      const stats = statSync(folder, { throwIfNoEntry: false });
-      if (!stats) throw new UsageError(`${where}: no such folder: ${show(folder)}`, 'a model is a folder on this machine; none is downloaded');
+      let stats;
+      try {
+        stats = statSync(folder);
+      } catch (error) {
+        throw unreadable(
+          error,
+          folder,
+          where,
+          'no such folder',
+          'a model is a folder on this machine; none is downloaded',
+        );
+      }
       if (!stats.isDirectory()) throw new UsageError(`${where}: not a folder: ${show(folder)}`);
       return;
     }
@@ -248,74 +227,24 @@ function checkReadable(path: string, where: string): void {
     stats = statSync(path);
     accessSync(path, constants.R_OK);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const why = code === 'ENOENT' || code === 'ENOTDIR' ? 'no such file' : code === 'EACCES' ? 'not readable' : `cannot be read (${code})`;
-    throw new UsageError(`${where}: ${why}: ${show(path)}`);
+    throw unreadable(error, path, where, 'no such file');
   }
-  if (where.startsWith('--') && stats.isDirectory()) throw new UsageError(`${where}: a folder, not a file: ${show(path)}`);
+  if (where.startsWith('--') && stats.isDirectory())
+    throw new UsageError(`${where}: a folder, not a file: ${show(path)}`);
+}
+
+function unreadable(error: unknown, path: string, where: string, absent: string, hint?: string): UsageError {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'ENOENT' || code === 'ENOTDIR') return new UsageError(`${where}: ${absent}: ${show(path)}`, hint);
+  const why = code === 'EACCES' ? 'not readable' : `cannot be read (${code})`;
+  return new UsageError(`${where}: ${why}: ${show(path)}`);
 }
 
 function checkOneStdin(table: OptionTable, values: Record<string, unknown>): void {
   const readers = Object.entries(table).flatMap(([name, { type }]) => {
-    const named = type === 'files' ? (values[name] as string[] | undefined) ?? [] : type === 'file' ? [values[name]] : [];
+    const named =
+      type === 'files' ? ((values[name] as string[] | undefined) ?? []) : type === 'file' ? [values[name]] : [];
     return named.filter((item) => item === '-').map(() => `--${name}`);
   });
   if (readers.length > 1) throw new UsageError(`${readers[0]} and ${readers[1]} both read standard input (-)`);
-}
-
-function checkRange(option: Option, value: number, text: string, where: string): number {
-  const { min, max, above, below } = option;
-  if (!Number.isFinite(value)) throw notA(option, text, where);
-  if (option.type === 'integer' && !Number.isSafeInteger(value)) throw notA(option, text, where);
-  const bound = min !== undefined && value < min ? `at least ${min}`
-    : max !== undefined && value > max ? `at most ${max}`
-      : above !== undefined && value <= above ? `above ${above}`
-        : below !== undefined && value >= below ? `below ${below}` : undefined;
-  if (bound) throw new UsageError(`${where}: ${show(text, false)} is out of range, it must be ${bound}`);
-  return value;
-}
-
-function checkChoice(option: Option, text: string, where: string): string {
-  if (option.choices!.includes(text)) return text;
-  throw new UsageError(`${where}: ${show(text)} is not one of ${option.choices!.join(', ')}`, didYouMean(text, option.choices!));
-}
-
-function checkText(text: string, where: string): string {
-  if (text.includes('\0')) throw new UsageError(`${where}: the value has a NUL byte`);
-  return text;
-}
-
-function parseSize(text: string, where: string): number {
-  const match = /^(\d+\.?\d*|\.\d+)\s*([KMGT]?)(i?B)?$/i.exec(text);
-  if (!match) throw new UsageError(`${where}: ${show(text)} is not a size such as 8G or 512M`);
-  return Math.floor(Number(match[1]) * 1024 ** ' KMGT'.indexOf((match[2] || ' ').toUpperCase()));
-}
-
-function parseShard(text: string, where: string): { index: number; count: number } {
-  const match = /^(\d+)\/(\d+)$/.exec(text);
-  const [index, count] = [Number(match?.[1]), Number(match?.[2])];
-  if (!match || !Number.isSafeInteger(count) || index >= count) {
-    throw new UsageError(`${where}: ${show(text)} is not I/N with I from 0 to N - 1`);
-  }
-  return { index, count };
-}
-
-function splitList(text: string, where: string): string[] {
-  const items = text.split(',').map((item) => item.trim());
-  if (items.includes('')) throw new UsageError(`${where}: ${show(text)} has an empty entry`);
-  return items;
-}
-
-const notA = (option: Option, value: unknown, where: string): UsageError =>
-  new UsageError(`${where}: ${show(value)} is not ${option.type === 'integer' ? 'a whole number' : 'a number'}`);
-
-const didYouMean = (word: string, candidates: Iterable<string>): string | undefined => {
-  const near = nearest(word, candidates);
-  return near === undefined ? undefined : `did you mean ${near}?`;
-};
-
-/** A value as an error shows it: quoted, and short. */
-export function show(value: unknown, quoted = true): string {
-  const text = quoted ? JSON.stringify(value) ?? String(value) : String(value);
-  return text.length <= 80 ? text : `${text.slice(0, 77)}…`;
 }

@@ -8,7 +8,11 @@ export const evaluate = command<EvalSettings>({
   summary: 'Report on a reward model, a policy, perplexity or multiple choice',
   options: evalOptions,
   positional: {
-    key: 'kind', value: 'KIND', text: 'What to evaluate.', required: true, choices: ['rm', 'policy', 'perplexity', 'multiple-choice'],
+    key: 'kind',
+    value: 'KIND',
+    text: 'What to evaluate.',
+    required: true,
+    choices: ['rm', 'policy', 'perplexity', 'multiple-choice'],
   },
   input: 'data',
   examples: [

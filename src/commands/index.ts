@@ -17,5 +17,19 @@ import { trainSft } from './train_sft.ts';
 
 /** All subcommands, in the order of the main help. */
 export const commands: AnyCommand[] = [
-  pretrain, trainSft, sample, label, trainRm, ppo, score, logprobs, evaluate, report, chat, importGguf, exportModel, doctor, bench,
+  pretrain,
+  trainSft,
+  sample,
+  label,
+  trainRm,
+  ppo,
+  score,
+  logprobs,
+  evaluate,
+  report,
+  chat,
+  importGguf,
+  exportModel,
+  doctor,
+  bench,
 ];

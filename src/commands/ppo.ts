@@ -22,10 +22,14 @@ export const ppo = command<PpoSettings>({
     settings.reference ??= policy;
     if (reward !== undefined && !reward.startsWith('cmd:')) settings.value ??= reward;
     settings.gamma ??= pretrain === undefined ? 0 : 1;
-    if (minibatchSize > batchSize) throw new UsageError(`--minibatch-size: ${minibatchSize} is more than --batch-size ${batchSize}`);
+    if (minibatchSize > batchSize)
+      throw new UsageError(`--minibatch-size: ${minibatchSize} is more than --batch-size ${batchSize}`);
     const incomplete = policy === undefined || reward === undefined; // a dry run of a preset
     if (settings.gamma > 0 && pretrain === undefined && !incomplete) {
-      throw new UsageError(`--gamma: ${settings.gamma} needs --pretrain`, 'give the text of the pretraining distribution, or --gamma 0');
+      throw new UsageError(
+        `--gamma: ${settings.gamma} needs --pretrain`,
+        'give the text of the pretraining distribution, or --gamma 0',
+      );
     }
   },
   run: async (context, settings) => (await import('../stages/ppo.ts')).ppo(settings, context),

@@ -17,14 +17,16 @@ export const pretrain = command<PretrainSettings>({
     checkTraining(settings);
     const { arch, width, heads } = settings;
     settings.kvHeads ??= heads;
-    // The SwiGLU block has three matrices where GPT-2's has two: 8/3 of the width, a multiple of 4, keeps the parameters equal.
+    // The SwiGLU block has three matrices where GPT-2's has two: 8/3 of the width, a multiple of 4, keeps the
+    // parameters equal.
     settings.hidden ??= arch === 'gpt2' ? 4 * width : 4 * Math.ceil((8 * width) / 12);
     settings.tokenizerData ??= settings.data;
     if (width % heads !== 0) throw new UsageError(`--heads: ${heads} does not divide --width ${width}`);
     if (arch === 'llama' && (width / heads) % 2 !== 0) {
       throw new UsageError(`--heads: ${heads} gives odd head size ${width / heads}, rotary positions need an even one`);
     }
-    if (heads % settings.kvHeads !== 0) throw new UsageError(`--kv-heads: ${settings.kvHeads} does not divide --heads ${heads}`);
+    if (heads % settings.kvHeads !== 0)
+      throw new UsageError(`--kv-heads: ${settings.kvHeads} does not divide --heads ${heads}`);
     if (arch === 'gpt2' && settings.kvHeads !== heads) throw new UsageError('--kv-heads: gpt2 has as many as --heads');
     if (settings.model !== undefined && settings.tokenizer !== undefined) {
       throw new UsageError('--tokenizer cannot be given with --model, which has its own');

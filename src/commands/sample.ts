@@ -9,7 +9,10 @@ export const sample = command<SampleSettings>({
   options: sampleOptions,
   positional: dataWords,
   input: 'data',
-  examples: ['rlhf sample --model sft --k 4 < prompts.jsonl > answers.jsonl', 'rlhf sample --model policy --greedy < prompts.jsonl | head -n 3'],
+  examples: [
+    'rlhf sample --model sft --k 4 < prompts.jsonl > answers.jsonl',
+    'rlhf sample --model policy --greedy < prompts.jsonl | head -n 3',
+  ],
   complete: checkRows,
   run: async (context, settings) => (await import('../stages/sample.ts')).sample(settings, context),
 });

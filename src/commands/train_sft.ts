@@ -18,7 +18,10 @@ export const trainSft = command<SftSettings>({
   complete: (settings) => {
     checkTraining(settings);
     if (settings.selectByReward !== undefined && settings.evalData === undefined) {
-      throw new UsageError('--select-by-reward needs --eval-data', 'the rows whose prompts are answered after each epoch');
+      throw new UsageError(
+        '--select-by-reward needs --eval-data',
+        'the rows whose prompts are answered after each epoch',
+      );
     }
   },
   run: async (context, settings) => (await import('../stages/sft.ts')).trainSft(settings, context),
