@@ -14,7 +14,7 @@ interface BackendInternals {
 }
 
 const BACKEND = 'rlhf-webgpu';
-let backend: (WebGPUBackend & { [K in keyof BackendInternals]: BackendInternals[K] }) | undefined;
+let backend: (BackendInternals & { device: GPUDevice }) | undefined;
 
 /**
  * Opens the device and puts tfjs's WebGPU backend on it: the same device, queue and command encoder serve our kernels
@@ -37,7 +37,7 @@ export async function startBackend(options: DeviceOptions = {}): Promise<Gpu> {
   return opened;
 }
 
-function tfjs(): NonNullable<typeof backend> {
+function tfjs(): BackendInternals {
   if (!backend) throw new Error('the backend has not been started');
   return backend;
 }

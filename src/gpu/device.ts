@@ -105,17 +105,18 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
   const software = /llvmpipe|swiftshader|software|lavapipe/i.test(`${info.device} ${info.description} ${info.architecture}`)
     || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
-  current = {
+  const opened: Gpu = {
     device,
     adapter,
     info,
-    subgroup: fixed ? info.subgroupMinSize : 0,
+    subgroup: fixed ? info.subgroupMinSize! : 0,
     software,
     maxBinding: limits.maxStorageBufferBindingSize,
     features: new Set(device.features),
   };
+  current = opened;
   if (software) options.warn?.(`running on a software adapter (${adapterName(info)}): correct, but slow`);
-  return current;
+  return opened;
 }
 
 /** Destroys the device, so that the process can end. */

@@ -1,0 +1,120 @@
+// attention: causal attention over packed rows, o_t = Σ_{j ≤ t} softmax_j(q_t·k_j·scale) v_j, never across rows.
+// QKV [N, …] holds query heads (head h at column h·D), key heads (from KOFF) and value heads (from VOFF); GROUP query heads
+// share a key head. TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
+// length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
+// Dispatch (T, H), LANES lanes: lane = query, QUERIES of them a lane; keys are taken 8 at a time from the row's start and
+// spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory otherwise), so the order
+// of summation depends on the place in the row alone.
+//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
+//% const list = (n) => [...Array(n).keys()];
+//% if (!wide) {
+enable subgroups;
+//% }
+struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32 }
+@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
+//% if (vec) {
+@group(0) @binding(1) var<storage, read> QKV: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> O: array<vec4f>;
+//% } else {
+@group(0) @binding(1) var<storage, read> QKV: array<f32>;
+@group(0) @binding(2) var<storage, read_write> O: array<f32>;
+//% }
+@group(0) @binding(3) var<storage, read_write> L: array<f32>;
+@group(0) @binding(4) var<uniform> p: P;
+
+//% if (vec) {
+fn head(base: u32, j: u32) -> vec4f { return QKV[base / 4 + j]; }
+//% } else {
+fn head(base: u32, j: u32) -> vec4f {
+  let b = base + j * 4;
+  let left = ${D} - j * 4;
+  return vec4f(QKV[b], select(0.0, QKV[b + 1], left > 1), select(0.0, QKV[b + 2], left > 2), select(0.0, QKV[b + 3], left > 3));
+}
+//% }
+//% if (wide) {
+var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
+var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
+//% }
+const LOWEST = -1e30;
+
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
+  let tile = TILE[w.x];
+  let row = tile.x;
+  let length = tile.y;
+  if (length == 0) { return; }
+  let last = min(length, tile.z + ${LANES * QUERIES}) - 1; // the tile's last query
+  let h = w.y;
+  let kcol = p.koff + (h / p.group) * ${D};
+  let vcol = p.voff + (h / p.group) * ${D};
+  //% for (const q of list(QUERIES)) {
+  let t${q} = tile.z + ${q * LANES} + s;
+  let qb${q} = (row + min(t${q}, length - 1)) * p.ld + h * ${D};
+  //% for (const j of list(D4)) {
+  let q${q}_${j} = head(qb${q}, ${j}) * p.scale;
+  var o${q}_${j} = vec4f();
+  //% }
+  var m${q} = LOWEST;
+  var z${q} = 0.0;
+  //% }
+  for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
+    let base = (row + min(j0 + s, length - 1)) * p.ld;
+    //% for (const j of list(D4)) {
+    let k${j} = head(base + kcol, ${j});
+    let v${j} = head(base + vcol, ${j});
+    //% }
+    //% if (wide) {
+    workgroupBarrier();
+    //% for (const j of list(D4)) {
+    Ks[s * ${D4} + ${j}] = k${j};
+    Vs[s * ${D4} + ${j}] = v${j};
+    //% }
+    workgroupBarrier();
+    for (var x0 = 0u; x0 < ${LANES} && j0 + x0 <= last; x0 += 8) {
+    let j1 = j0 + x0;
+    //% } else {
+    let j1 = j0;
+    //% }
+    //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
+    //% for (const q of list(QUERIES)) { for (const x of list(8)) {
+    var s${q}_${x} = 0.0;
+    //% } }
+    //% for (const j of list(D4)) { for (const x of list(8)) {
+    { let kk = ${spread('k', j, x)}; ${list(QUERIES).map((q) => `s${q}_${x} += dot(q${q}_${j}, kk);`).join(' ')} }
+    //% } }
+    //% for (const q of list(QUERIES)) {
+    //% for (const x of list(8)) {
+    s${q}_${x} = select(LOWEST, s${q}_${x}, j1 + ${x} <= t${q});
+    //% }
+    let top${q} = max(m${q}, ${list(8).map((x) => `s${q}_${x}`).reduce((a, b) => `max(${a}, ${b})`)});
+    let shrink${q} = exp(m${q} - top${q});
+    //% for (const x of list(8)) {
+    let p${q}_${x} = exp(s${q}_${x} - top${q});
+    //% }
+    z${q} = z${q} * shrink${q} + ${list(8).map((x) => `p${q}_${x}`).join(' + ')};
+    m${q} = top${q};
+    //% }
+    //% for (const j of list(D4)) {
+    //% for (const q of list(QUERIES)) {
+    o${q}_${j} *= shrink${q};
+    //% }
+    //% for (const x of list(8)) {
+    { let vv = ${spread('v', j, x)}; ${list(QUERIES).map((q) => `o${q}_${j} += p${q}_${x} * vv;`).join(' ')} }
+    //% } }
+    //% if (wide) {
+    }
+    //% }
+  }
+  //% for (const q of list(QUERIES)) {
+  if (t${q} < length) {
+    let scale = 1 / z${q};
+    let at = (row + t${q}) * p.ldo + h * ${D};
+    //% for (const j of list(D4)) { if (vec) {
+    O[at / 4 + ${j}] = o${q}_${j} * scale;
+    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
+    O[at + ${j * 4 + c}] = o${q}_${j}.${'xyzw'[c]} * scale;
+    //% } } }
+    L[(row + t${q}) * p.H + h] = m${q} + log(z${q});
+  }
+  //% }
+}

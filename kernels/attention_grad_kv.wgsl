@@ -1,0 +1,101 @@
+// attention_grad_kv: gradients of keys and values, summed over the GROUP query heads that share them. With
+// p_t = exp(q_t·k·scale − L_t):   dv = Σ_{t ≥ j} p_t do_t      dk = scale · Σ_{t ≥ j} p_t (do_t·v − DELTA_t) q_t
+// Inputs as in attention_grad_q.wgsl; writes the key and value columns of DQKV.
+// Dispatch (T · QUERIES, key heads), LANES lanes: lane = key, queries are taken 8 at a time from the tile's first key on.
+//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
+//% const list = (n) => [...Array(n).keys()];
+//% if (!wide) {
+enable subgroups;
+//% }
+struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32 }
+//% const array = vec ? 'array<vec4f>' : 'array<f32>';
+@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
+@group(0) @binding(1) var<storage, read> QKV: ${array};
+@group(0) @binding(2) var<storage, read> L: array<f32>;
+@group(0) @binding(3) var<storage, read> DELTA: array<f32>;
+@group(0) @binding(4) var<storage, read> DO: ${array};
+@group(0) @binding(5) var<storage, read_write> DQKV: ${array};
+@group(0) @binding(6) var<uniform> p: P;
+//% for (const name of ['QKV', 'DO']) { if (vec) {
+fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }
+//% } else {
+fn head_${name}(base: u32, j: u32) -> vec4f {
+  let b = base + j * 4;
+  let left = ${D} - j * 4;
+  return vec4f(${name}[b], select(0.0, ${name}[b + 1], left > 1), select(0.0, ${name}[b + 2], left > 2), select(0.0, ${name}[b + 3], left > 3));
+}
+//% } }
+//% if (wide) {
+var<workgroup> Qs: array<vec4f, ${LANES * D4}>;
+var<workgroup> Gs: array<vec4f, ${LANES * D4}>;
+var<workgroup> Ls: array<vec2f, ${LANES}>;
+//% }
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
+  let tile = TILE[w.x / ${QUERIES}];
+  let row = tile.x;
+  let length = tile.y;
+  let first = tile.z + (w.x % ${QUERIES}) * ${LANES};
+  if (first >= length) { return; }
+  let key = first + s;
+  let token = row + min(key, length - 1);
+  let kcol = p.koff + w.y * ${D};
+  let vcol = p.voff + w.y * ${D};
+  //% for (const j of list(D4)) {
+  let k${j} = head_QKV(token * p.ld + kcol, ${j}) * p.scale;
+  let v${j} = head_QKV(token * p.ld + vcol, ${j});
+  var dk${j} = vec4f();
+  var dv${j} = vec4f();
+  //% }
+  for (var h = w.y * p.group; h < (w.y + 1) * p.group; h++) {
+    for (var i0 = first; i0 < length; i0 += ${LANES}) {
+      let query = row + min(i0 + s, length - 1);
+      //% for (const j of list(D4)) {
+      let q${j} = head_QKV(query * p.ld + h * ${D}, ${j});
+      let g${j} = head_DO(query * p.ldo + h * ${D}, ${j});
+      //% }
+      let ld = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
+      //% if (wide) {
+      workgroupBarrier();
+      //% for (const j of list(D4)) {
+      Qs[s * ${D4} + ${j}] = q${j};
+      Gs[s * ${D4} + ${j}] = g${j};
+      //% }
+      Ls[s] = ld;
+      workgroupBarrier();
+      for (var x0 = 0u; x0 < ${LANES} && i0 + x0 < length; x0 += 8) {
+      let i1 = i0 + x0;
+      //% } else {
+      let i1 = i0;
+      //% }
+      //% const spread = (name, j, x) => wide ? `${name === 'q' ? 'Qs' : 'Gs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
+      //% for (const x of list(8)) {
+      var s${x} = 0.0;
+      var e${x} = 0.0;
+      //% }
+      //% for (const j of list(D4)) { for (const x of list(8)) {
+      s${x} += dot(k${j}, ${spread('q', j, x)});
+      e${x} += dot(v${j}, ${spread('g', j, x)});
+      //% } }
+      //% for (const x of list(8)) {
+      let l${x} = ${wide ? `Ls[x0 + ${x}]` : `subgroupBroadcast(ld, ${x})`};
+      let p${x} = select(0.0, exp(min(s${x} - l${x}.x, 0.0)), i1 + ${x} >= key && i1 + ${x} < length);
+      let w${x} = p${x} * (e${x} - l${x}.y);
+      //% }
+      //% for (const j of list(D4)) { for (const x of list(8)) {
+      dv${j} += p${x} * ${spread('g', j, x)};
+      dk${j} += w${x} * ${spread('q', j, x)};
+      //% } }
+      //% if (wide) {
+      }
+      //% }
+    }
+  }
+  if (key < length) {
+    //% for (const [name, column] of [['dk', 'kcol'], ['dv', 'vcol']]) { for (const j of list(D4)) { const c0 = name === 'dk' ? ' * p.scale' : ''; if (vec) {
+    DQKV[(token * p.ld + ${column}) / 4 + ${j}] = ${name}${j}${c0};
+    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
+    DQKV[token * p.ld + ${column} + ${j * 4 + c}] = ${name}${j}.${'xyzw'[c]}${c0};
+    //% } } } }
+  }
+}

@@ -1,0 +1,100 @@
+// attention_grad_q: gradient of the queries, and the row sums the other gradient needs. With p_j = exp(q·k_j·scale − L):
+//   DELTA = do·o      dq = scale · Σ_{j ≤ t} p_j (do·v_j − DELTA) k_j
+// Inputs as in attention.wgsl, DO [N, H·D]; writes the query columns of DQKV and DELTA [N,H].
+// Dispatch (T · QUERIES, H), LANES lanes: lane = query, keys as in attention.wgsl.
+//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
+//% const list = (n) => [...Array(n).keys()];
+//% if (!wide) {
+enable subgroups;
+//% }
+struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32 }
+//% const array = vec ? 'array<vec4f>' : 'array<f32>';
+@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
+@group(0) @binding(1) var<storage, read> QKV: ${array};
+@group(0) @binding(2) var<storage, read> O: ${array};
+@group(0) @binding(3) var<storage, read> L: array<f32>;
+@group(0) @binding(4) var<storage, read> DO: ${array};
+@group(0) @binding(5) var<storage, read_write> DQKV: ${array};
+@group(0) @binding(6) var<storage, read_write> DELTA: array<f32>;
+@group(0) @binding(7) var<uniform> p: P;
+//% for (const name of ['QKV', 'O', 'DO']) { if (vec) {
+fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }
+//% } else {
+fn head_${name}(base: u32, j: u32) -> vec4f {
+  let b = base + j * 4;
+  let left = ${D} - j * 4;
+  return vec4f(${name}[b], select(0.0, ${name}[b + 1], left > 1), select(0.0, ${name}[b + 2], left > 2), select(0.0, ${name}[b + 3], left > 3));
+}
+//% } }
+//% if (wide) {
+var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
+var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
+//% }
+@compute @workgroup_size(${LANES})
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
+  let tile = TILE[w.x / ${QUERIES}];
+  let row = tile.x;
+  let length = tile.y;
+  let first = tile.z + (w.x % ${QUERIES}) * ${LANES};
+  if (first >= length) { return; }
+  let last = min(length, first + ${LANES}) - 1;
+  let h = w.y;
+  let t = first + s;
+  let token = row + min(t, length - 1);
+  let kcol = p.koff + (h / p.group) * ${D};
+  let vcol = p.voff + (h / p.group) * ${D};
+  var delta = 0.0;
+  //% for (const j of list(D4)) {
+  let q${j} = head_QKV(token * p.ld + h * ${D}, ${j}) * p.scale;
+  let g${j} = head_DO(token * p.ldo + h * ${D}, ${j});
+  delta += dot(g${j}, head_O(token * p.ldo + h * ${D}, ${j}));
+  var d${j} = vec4f();
+  //% }
+  let lse = L[token * p.H + h];
+  for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
+    let base = (row + min(j0 + s, length - 1)) * p.ld;
+    //% for (const j of list(D4)) {
+    let k${j} = head_QKV(base + kcol, ${j});
+    let v${j} = head_QKV(base + vcol, ${j});
+    //% }
+    //% if (wide) {
+    workgroupBarrier();
+    //% for (const j of list(D4)) {
+    Ks[s * ${D4} + ${j}] = k${j};
+    Vs[s * ${D4} + ${j}] = v${j};
+    //% }
+    workgroupBarrier();
+    for (var x0 = 0u; x0 < ${LANES} && j0 + x0 <= last; x0 += 8) {
+    let j1 = j0 + x0;
+    //% } else {
+    let j1 = j0;
+    //% }
+    //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
+    //% for (const x of list(8)) {
+    var s${x} = 0.0;
+    var e${x} = 0.0;
+    //% }
+    //% for (const j of list(D4)) { for (const x of list(8)) {
+    s${x} += dot(q${j}, ${spread('k', j, x)});
+    e${x} += dot(g${j}, ${spread('v', j, x)});
+    //% } }
+    //% for (const x of list(8)) {
+    let w${x} = select(0.0, exp(min(s${x} - lse, 0.0)) * (e${x} - delta), j1 + ${x} <= t);
+    //% }
+    //% for (const j of list(D4)) { for (const x of list(8)) {
+    d${j} += w${x} * ${spread('k', j, x)};
+    //% } }
+    //% if (wide) {
+    }
+    //% }
+  }
+  if (t < length) {
+    let at = token * p.ld + h * ${D};
+    //% for (const j of list(D4)) { if (vec) {
+    DQKV[at / 4 + ${j}] = d${j} * p.scale;
+    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
+    DQKV[at + ${j * 4 + c}] = d${j}.${'xyzw'[c]} * p.scale;
+    //% } } }
+    DELTA[token * p.H + h] = delta;
+  }
+}

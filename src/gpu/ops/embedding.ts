@@ -1,0 +1,64 @@
+import source from '../../../kernels/embedding.wgsl';
+import gradSource from '../../../kernels/embedding_grad.wgsl';
+import { kernel } from '../kernel.ts';
+import { launch } from '../program.ts';
+import { spread, type Parameter, type Tape } from '../tape.ts';
+import { release, scratch, type Tensor } from '../tensor.ts';
+
+/** Which tokens have which id, sorted on the host: `runs` [R,4] = (id, first, end, 0), `order` [N]. */
+export interface Occurrences {
+  runs: Tensor;
+  order: Tensor;
+}
+
+/**
+ * x [N,C] = tokens[ids] (+ positions[at]), with the gradients added to both tables by `ids`' and `at`'s occurrences.
+ * ids, at: [N] unsigned.
+ */
+export function embedding(tape: Tape, ids: Tensor, tokens: Parameter, idRuns: Occurrences | undefined,
+  learned?: { at: Tensor; positions: Parameter; runs?: Occurrences }): Tensor {
+  const x = scratch(ids.rows, tokens.value.cols);
+  const ld = x.stride / 4;
+  const count = x.rows * ld;
+  launch(kernel('embedding', source, { LEARNED: learned !== undefined }),
+    [ids, tokens.value, ...(learned ? [learned.at, learned.positions.value] : []), x], [count, ld], spread(count));
+  tape.push([], () => {
+    const dx = tape.take(x);
+    scatter(tokens, idRuns, dx);
+    if (learned) scatter(learned.positions, learned.runs, dx);
+    release(dx);
+  });
+  return x;
+}
+
+function scatter(table: Parameter, occurrences: Occurrences | undefined, dx: Tensor): void {
+  if (!table.grad) return;
+  if (!occurrences) throw new Error('the gradient of an embedding needs its occurrences');
+  const ld = dx.stride / 4;
+  launch(kernel('embedding_grad', gradSource), [occurrences.runs, occurrences.order, dx, table.grad], [ld],
+    [Math.ceil(ld / 8), occurrences.runs.rows]);
+}
+
+/**
+ * Sorts token numbers by id for `runs` (`capacity` rows of 4) and `order`. Tokens from `count` on are padding and left out;
+ * a table of `capacity` ≥ the number of distinct ids is needed.
+ */
+export function occurrencesOf(ids: Uint32Array, count: number, capacity: number): { runs: Uint32Array; order: Uint32Array } {
+  const order = new Uint32Array(ids.length);
+  const byId = new Map<number, number[]>();
+  for (let n = 0; n < count; n++) {
+    const list = byId.get(ids[n]);
+    if (list) list.push(n);
+    else byId.set(ids[n], [n]);
+  }
+  const runs = new Uint32Array(capacity * 4);
+  let at = 0;
+  let run = 0;
+  for (const id of [...byId.keys()].sort((a, b) => a - b)) {
+    const list = byId.get(id)!;
+    runs.set([id, at, at + list.length], 4 * run++);
+    order.set(list, at);
+    at += list.length;
+  }
+  return { runs, order };
+}

@@ -1,0 +1,22 @@
+import source from '../../../kernels/gather.wgsl';
+import { kernel } from '../kernel.ts';
+import { launch } from '../program.ts';
+import { spread, type Tape } from '../tape.ts';
+import { release, scratch, type Tensor } from '../tensor.ts';
+
+/** No row: gathers zeros. */
+export const NONE = 0xffffffff;
+
+/** y [M,C] = x [N,C] at rows `index` [M], which repeat none; `inverse` [N] gives each row's place in y, or NONE. */
+export function gather(tape: Tape, x: Tensor, index: Tensor, inverse: Tensor): Tensor {
+  const y = scratch(index.rows, x.cols);
+  const ld = x.stride / 4;
+  launch(kernel('gather', source, { ADD: false }), [index, x, y], [y.rows * ld, ld], spread(y.rows * ld));
+  tape.push([], () => {
+    const dy = tape.take(y);
+    const { gradient, add } = tape.target(x);
+    launch(kernel('gather', source, { ADD: add }), [inverse, dy, gradient], [x.rows * ld, ld], spread(x.rows * ld));
+    release(dy);
+  });
+  return y;
+}

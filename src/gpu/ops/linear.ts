@@ -1,0 +1,72 @@
+import { scratch, release, type Tensor } from '../tensor.ts';
+import type { Parameter, Tape } from '../tape.ts';
+import { columnSum } from './column_sum.ts';
+import { matmul } from './matmul.ts';
+
+/** How a weight matrix lies: [out, in] as torch's Linear keeps it, or [in, out] as GPT-2's Conv1D does. */
+export type Layout = 'out_in' | 'in_out';
+
+export interface LinearOptions {
+  layout: Layout;
+  bias?: Parameter;
+  /** Added to the result: y = x·W + b + residual. */
+  residual?: Tensor;
+}
+
+/** y [N, out] = x [N, in] · W (+ bias) (+ residual), with its gradient. */
+export function linear(tape: Tape, x: Tensor, w: Parameter, options: LinearOptions): Tensor {
+  const { layout, bias, residual } = options;
+  const out = layout === 'out_in' ? w.value.rows : w.value.cols;
+  const y = scratch(x.rows, out);
+  matmul(layout === 'out_in' ? 'nt' : 'nn', x, w.value, y,
+    residual ? { kind: 'residual', bias: bias?.value, residual } : { kind: 'plain', bias: bias?.value });
+  tape.push([x], () => {
+    const dy = tape.take(y);
+    weightGradients(x, dy, w, layout, bias);
+    const { gradient, add } = tape.target(x);
+    matmul(layout === 'out_in' ? 'nn' : 'nt', dy, w.value, gradient, add ? { kind: 'add' } : { kind: 'plain' });
+    if (residual) tape.give(residual, dy);
+    else release(dy);
+  });
+  return y;
+}
+
+function weightGradients(x: Tensor, dy: Tensor, w: Parameter, layout: Layout, bias?: Parameter): void {
+  if (w.grad) {
+    if (layout === 'out_in') matmul('tn', dy, x, w.grad, { kind: 'add' });
+    else matmul('tn', x, dy, w.grad, { kind: 'add' });
+  }
+  if (bias?.grad) columnSum(bias.grad, dy, 'plain');
+}
+
+/**
+ * GPT-2's MLP, y = gelu(x·W1 + b1)·W2 + b2 + residual, as one op, so that gelu's gradient is fused into the store of the
+ * product before it. x [N,C], hidden [N,F], y [N,C].
+ */
+export function geluMlp(tape: Tape, x: Tensor, up: Parameter, upBias: Parameter | undefined, down: Parameter,
+  downBias: Parameter | undefined, options: { layout: Layout; gelu: 'tanh' | 'erf'; residual?: Tensor }): Tensor {
+  const { layout, gelu, residual } = options;
+  const forward = layout === 'out_in' ? 'nt' : 'nn';
+  const backward = layout === 'out_in' ? 'nn' : 'nt';
+  const hidden = layout === 'out_in' ? up.value.rows : up.value.cols;
+  const preactivation = scratch(x.rows, hidden);
+  const activated = scratch(x.rows, hidden);
+  matmul(forward, x, up.value, activated, { kind: 'gelu', bias: upBias?.value, preactivation, act: gelu });
+  const y = scratch(x.rows, x.cols);
+  matmul(forward, activated, down.value, y,
+    residual ? { kind: 'residual', bias: downBias?.value, residual } : { kind: 'plain', bias: downBias?.value });
+  tape.push([x, preactivation, activated], () => {
+    const dy = tape.take(y);
+    weightGradients(activated, dy, down, layout, downBias);
+    const dHidden = scratch(x.rows, hidden);
+    matmul(backward, dy, down.value, dHidden, { kind: 'gelu_grad', preactivation, act: gelu });
+    weightGradients(x, dHidden, up, layout, upBias);
+    const { gradient, add } = tape.target(x);
+    matmul(backward, dHidden, up.value, gradient, add ? { kind: 'add' } : { kind: 'plain' });
+    release(dHidden);
+    if (residual) tape.give(residual, dy);
+    else release(dy);
+  });
+  tape.done(preactivation, activated);
+  return y;
+}

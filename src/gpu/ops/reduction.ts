@@ -1,0 +1,45 @@
+import source from '../../../kernels/reduction.wgsl';
+import { gpu } from '../device.ts';
+import { kernel, type Kernel } from '../kernel.ts';
+import type { Constants } from '../template.ts';
+
+/** How a kernel reduces: `subgroup` lanes a subgroup (0: through workgroup memory alone), `workgroup` lanes a workgroup. */
+export interface Lanes {
+  subgroup: number;
+  workgroup: number;
+}
+
+/**
+ * A whole workgroup a row. A software driver runs a workgroup on one CPU core: there one subgroup is all it needs, and
+ * no barrier. A GPU wants 256 lanes to hide its latency.
+ */
+export function wideLanes(): Lanes {
+  const { subgroup, software } = gpu();
+  if (software) return { subgroup, workgroup: subgroup || 64 };
+  return { subgroup, workgroup: 256 };
+}
+
+/** A subgroup a row, several rows in a workgroup of 64; without subgroups, a workgroup of 64 a row. */
+export function rowLanes(): Lanes {
+  return { subgroup: gpu().subgroup, workgroup: 64 };
+}
+
+/** A kernel whose row is reduced by a whole workgroup (see kernels/reduction.wgsl for the functions that it may call). */
+export function wideKernel(name: string, text: string, lanes: Lanes, constants: Constants = {}): Kernel {
+  const { subgroup, workgroup } = lanes;
+  return kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: workgroup });
+}
+
+/** A kernel whose row is reduced by a subgroup where there is one; `rows` is how many a workgroup takes. */
+export function rowKernel(name: string, text: string, lanes: Lanes, constants: Constants = {}): { made: Kernel; rows: number } {
+  const { subgroup, workgroup } = lanes;
+  const perRow = subgroup || workgroup;
+  const made = kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: perRow });
+  return { made, rows: workgroup / perRow };
+}
+
+/** `n` workgroups as a grid that no dimension's limit forbids; the kernel takes w.y · (groups in x) + w.x as its index. */
+export function grid(n: number): [number, number] {
+  const widest = 32768;
+  return [Math.min(n, widest), Math.ceil(n / widest)];
+}

@@ -1,0 +1,15 @@
+import gradSource from '../../../kernels/likelihood_grad.wgsl';
+import sumSource from '../../../kernels/weighted_sum.wgsl';
+import { kernel } from '../kernel.ts';
+import { launch } from '../program.ts';
+import type { Tensor } from '../tensor.ts';
+
+/** totals [2,4] += Σ over picks of each of the two weights [M,2] times stats [M,4]. */
+export function weightedSum(stats: Tensor, weights: Tensor, totals: Tensor): void {
+  launch(kernel('weighted_sum', sumSource), [stats, weights, totals], [stats.rows], [1]);
+}
+
+/** dLogp [M] of the weighted negative log-likelihood, for weights [M,2]. */
+export function likelihoodGradient(weights: Tensor, dLogp: Tensor): void {
+  launch(kernel('likelihood_grad', gradSource), [weights, dLogp], [weights.rows], [Math.ceil(weights.rows / 64)]);
+}

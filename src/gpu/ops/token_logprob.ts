@@ -1,0 +1,60 @@
+import source from '../../../kernels/token_logprob.wgsl';
+import gradSource from '../../../kernels/token_logprob_grad.wgsl';
+import { kernel } from '../kernel.ts';
+import { f32, launch } from '../program.ts';
+import { spread, type Parameter, type Tape } from '../tape.ts';
+import { release, scratch, type Tensor } from '../tensor.ts';
+import { matmul } from './matmul.ts';
+import { rowsPerGroup } from './norm.ts';
+
+export interface TokenLogprobOptions {
+  /** Logits are divided by it. */
+  temperature?: number;
+  /** Gradient of each target's log-probability [M], read when the backward pass runs. Needed for training. */
+  dLogp?: Tensor;
+}
+
+/** The most bytes of logits that are in memory at once; more rows are done in turn and recomputed for the gradient. */
+const LOGIT_BYTES = 64 << 20;
+
+/**
+ * For hidden states h [M,C] and the unembedding W [V,C]: stats [M,4] = (log-probability of the target, entropy,
+ * 1 if the target is the most likely token, log-sum-exp), from logits h·Wᵀ/temperature that never exist for more rows
+ * than fit `LOGIT_BYTES`. The gradient runs through log-probabilities only.
+ */
+export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tensor, stats: Tensor, options: TokenLogprobOptions = {}): void {
+  const vocabulary = w.value.rows;
+  const stride = (vocabulary + 3) & ~3;
+  const inverse = f32(1 / (options.temperature ?? 1));
+  const fit = Math.max(1, Math.floor(LOGIT_BYTES / (stride * 4)));
+  const block = fit >= h.rows ? h.rows : Math.max(64, fit - (fit % 64));
+  const parts: { first: number; count: number }[] = [];
+  for (let first = 0; first < h.rows; first += block) parts.push({ first, count: Math.min(block, h.rows - first) });
+  const logitsOf = (first: number, count: number): Tensor => {
+    const logits = scratch(count, vocabulary);
+    matmul('nt', h.rowRange(first, count), w.value, logits);
+    return logits;
+  };
+  const kept = new Map<number, Tensor>();
+  for (const { first, count } of parts) {
+    const logits = logitsOf(first, count);
+    launch(kernel('token_logprob', source), [logits, targets.rowRange(first, count), stats.rowRange(first, count)],
+      [count, vocabulary, stride / 4, inverse], [Math.ceil(count / rowsPerGroup())]);
+    if (tape.training && parts.length === 1) kept.set(first, logits);
+    else release(logits);
+  }
+  tape.push([h, ...kept.values()], () => {
+    const { gradient, add } = tape.target(h);
+    for (const { first, count } of parts) {
+      const logits = kept.get(first) ?? logitsOf(first, count);
+      const quarter = (count * stride) / 4;
+      launch(kernel('token_logprob_grad', gradSource),
+        [targets.rowRange(first, count), stats.rowRange(first, count), options.dLogp!.rowRange(first, count), logits],
+        [quarter, vocabulary, stride / 4, inverse], spread(quarter));
+      if (w.grad) matmul('tn', logits, h.rowRange(first, count), w.grad, { kind: 'add' });
+      matmul('nn', logits, w.value, gradient.rowRange(first, count), add ? { kind: 'add' } : { kind: 'plain' });
+      if (!kept.has(first)) release(logits);
+    }
+  });
+  tape.done(...kept.values());
+}

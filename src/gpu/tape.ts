@@ -1,0 +1,100 @@
+import { gpu } from './device.ts';
+import { launch } from './program.ts';
+import { release, scratch, type Tensor } from './tensor.ts';
+import { kernel } from './kernel.ts';
+import addSource from '../../kernels/add.wgsl';
+
+/** A weight: its values and, while it is trained, the tensor of the same layout that its gradient is added to. */
+export interface Parameter {
+  readonly name: string;
+  readonly value: Tensor;
+  readonly grad?: Tensor;
+}
+
+/**
+ * Reverse-mode differentiation over recorded launches. Ops push their backward while they record their forward; `backward`
+ * records the gradients in reverse. Gradients of weights are added to `Parameter.grad` in place, and a value's gradient
+ * is handed on in the buffer it lies in: a residual stream's gradient is one buffer from the last layer to the first.
+ * (tfjs's own tape keeps every gradient until the end and adds out of place: twice the activations' memory.)
+ */
+export class Tape {
+  private readonly steps: (() => void)[] = [];
+  private readonly gradients = new Map<Tensor, Tensor>();
+  private readonly uses = new Map<Tensor, number>();
+  private readonly finished = new Set<Tensor>();
+
+  /** `training` false: nothing is kept, and values are given back as soon as they are done with. */
+  constructor(readonly training: boolean) {}
+
+  /** Adds an op's backward, which needs the values `keeps`; they live until it has run. */
+  push(keeps: Tensor[], backward: () => void): void {
+    if (!this.training) return;
+    for (const t of keeps) this.uses.set(t, (this.uses.get(t) ?? 0) + 1);
+    this.steps.push(() => {
+      backward();
+      for (const t of keeps) {
+        const left = this.uses.get(t)! - 1;
+        this.uses.set(t, left);
+        if (left === 0 && this.finished.has(t)) release(t);
+      }
+    });
+  }
+
+  /** The forward pass has no further use for these values. */
+  done(...tensors: (Tensor | undefined)[]): void {
+    for (const t of tensors) {
+      if (!t) continue;
+      if ((this.uses.get(t) ?? 0) === 0) release(t);
+      else this.finished.add(t);
+    }
+  }
+
+  /** The gradient that has arrived for `y`; the caller owns it and releases or hands it on. */
+  take(y: Tensor): Tensor {
+    const gradient = this.gradients.get(y);
+    if (!gradient) throw new Error('no gradient has reached this value');
+    this.gradients.delete(y);
+    return gradient;
+  }
+
+  /** Where to put a gradient of `x`: `add` tells that the tensor holds another path's gradient, to be added to. */
+  target(x: Tensor): { gradient: Tensor; add: boolean } {
+    const known = this.gradients.get(x);
+    if (known) return { gradient: known, add: true };
+    const gradient = scratch(x.rows, x.cols, x.stride);
+    this.gradients.set(x, gradient);
+    return { gradient, add: false };
+  }
+
+  /** Hands a finished gradient of `x` over, with its buffer. */
+  give(x: Tensor, gradient: Tensor): void {
+    const known = this.gradients.get(x);
+    if (!known) {
+      this.gradients.set(x, gradient);
+      return;
+    }
+    addInto(known, gradient);
+    release(gradient);
+  }
+
+  /** Records the backward pass from the gradients given so far to all weights. */
+  backward(): void {
+    for (const step of this.steps.reverse()) step();
+    this.steps.length = 0;
+    release(...this.gradients.values());
+    this.gradients.clear();
+  }
+}
+
+/** a += b, element by element. */
+export function addInto(a: Tensor, b: Tensor): void {
+  const count = (a.rows * a.stride) / 4;
+  launch(kernel('add', addSource), [a, b], [count], spread(count));
+}
+
+/** Workgroups of 64 for `count` lanes, in two dimensions where one does not reach (kernels number them x first). */
+export function spread(count: number): [number, number] {
+  const groups = Math.ceil(count / 64);
+  const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
+  return groups <= limit ? [groups, 1] : [limit, Math.ceil(groups / limit)];
+}

@@ -1,0 +1,153 @@
+import { attentionTile, attentionTiles } from '../gpu/ops/attention.ts';
+import { occurrencesOf } from '../gpu/ops/embedding.ts';
+import { NONE } from '../gpu/ops/gather.ts';
+import { persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import type { ModelConfig } from './config.ts';
+import type { PackedTokens } from './decoder.ts';
+
+/** One row of tokens and the places in it whose hidden states are wanted. */
+export interface PackRow {
+  ids: ArrayLike<number>;
+  /** Parts of the row in which attention and positions restart, as [start, length]; the whole row where missing. */
+  segments?: readonly (readonly [number, number])[];
+  /** Places picked: the hidden state at `at[i]`. */
+  at: ArrayLike<number>;
+  /** The token whose probability is asked for at each pick: the one after it, usually. Missing: 0. */
+  targets?: ArrayLike<number>;
+  /** A weight for each pick (two kinds, so that two means come from one batch). Missing: 0. */
+  weights?: ArrayLike<number>;
+  weights2?: ArrayLike<number>;
+}
+
+/** The sizes that a recorded step is made for: tokens N, picks M, rows R (all rounded up). */
+export interface BatchShape {
+  tokens: number;
+  picks: number;
+  rows: number;
+}
+
+/** A batch on the host. Padding: rows of token 0 at the end that nothing is picked from, picks without weight. */
+export interface PackedBatch {
+  shape: BatchShape;
+  /** Real tokens and picks. */
+  tokens: number;
+  picks: number;
+  ids: Uint32Array;
+  positions: Uint32Array;
+  tiles: Uint32Array;
+  index: Uint32Array;
+  inverse: Uint32Array;
+  targets: Uint32Array;
+  /** [M,2] */
+  weights: Float32Array;
+  /** First pick of each row. */
+  firstPick: number[];
+}
+
+/** Rounds up so that few different sizes occur and little is padded. */
+export function bucket(n: number): number {
+  const step = n <= 256 ? 32 : n <= 1024 ? 64 : n <= 8192 ? 128 : 512;
+  return Math.max(step, Math.ceil(n / step) * step);
+}
+
+const PAD_ROW = 64;
+
+/** Puts rows one after the other. `shape` asks for sizes at least as large as those of another batch. */
+export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?: BatchShape): PackedBatch {
+  const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
+  const picks = rows.reduce((sum, r) => sum + r.at.length, 0);
+  const segmentCount = rows.reduce((sum, r) => sum + (r.segments?.length ?? 1), 0);
+  const shape: BatchShape = {
+    tokens: Math.max(bucket(tokens), atLeast?.tokens ?? 0),
+    picks: Math.max(bucket(picks), atLeast?.picks ?? 0),
+    rows: Math.max(Math.ceil((segmentCount + 8) / 16) * 16, atLeast?.rows ?? 0),
+  };
+  const ids = new Uint32Array(shape.tokens);
+  const positions = new Uint32Array(shape.tokens);
+  const index = new Uint32Array(shape.picks).fill(NONE);
+  const inverse = new Uint32Array(shape.tokens).fill(NONE);
+  const targets = new Uint32Array(shape.picks);
+  const weights = new Float32Array(shape.picks * 2);
+  const spans: { first: number; length: number }[] = [];
+  const firstPick: number[] = [];
+  let n = 0;
+  let m = 0;
+  for (const row of rows) {
+    for (let i = 0; i < row.ids.length; i++) ids[n + i] = row.ids[i];
+    for (const [start, length] of row.segments ?? [[0, row.ids.length]]) {
+      if (length === 0) continue;
+      if (length > config.context) throw new Error(`a row of ${length} tokens for a context of ${config.context}`);
+      spans.push({ first: n + start, length });
+      for (let i = 0; i < length; i++) positions[n + start + i] = i;
+    }
+    firstPick.push(m);
+    for (let i = 0; i < row.at.length; i++, m++) {
+      index[m] = n + row.at[i];
+      inverse[n + row.at[i]] = m;
+      targets[m] = row.targets?.[i] ?? 0;
+      weights[2 * m] = row.weights?.[i] ?? 0;
+      weights[2 * m + 1] = row.weights2?.[i] ?? 0;
+    }
+    n += row.ids.length;
+  }
+  const padLength = Math.min(PAD_ROW, config.context);
+  for (let at = n; at < shape.tokens; at += padLength) {
+    const length = Math.min(padLength, shape.tokens - at);
+    spans.push({ first: at, length });
+    for (let i = 0; i < length; i++) positions[at + i] = i;
+  }
+  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, firstPick };
+}
+
+/** The device tensors that a batch of one shape is uploaded to. */
+export class BatchTensors {
+  readonly tokens: PackedTokens;
+  readonly index: Tensor;
+  readonly inverse: Tensor;
+  readonly targets: Tensor;
+  /** [M,2] weights of the picks. */
+  readonly weights: Tensor;
+  private readonly tileCount: number;
+
+  constructor(readonly shape: BatchShape, private readonly config: ModelConfig, private readonly training: boolean) {
+    const { tokens, picks, rows } = shape;
+    const { lanes, queries } = attentionTile();
+    const column = (n: number): Tensor => persistent(n, 1, 1);
+    this.tileCount = Math.ceil(tokens / (lanes * queries)) + rows + Math.ceil(tokens / PAD_ROW / 4);
+    const runs = (ids: number): { runs: Tensor; order: Tensor } | undefined =>
+      training ? { runs: persistent(Math.min(tokens, ids), 4), order: column(tokens) } : undefined;
+    this.tokens = {
+      ids: column(tokens),
+      positions: column(tokens),
+      tiles: persistent(this.tileCount, 4),
+      idRuns: runs(config.vocabSize),
+      positionRuns: config.positions === 'learned' ? runs(config.context) : undefined,
+    };
+    this.index = column(picks);
+    this.inverse = column(tokens);
+    this.targets = column(picks);
+    this.weights = persistent(picks, 2, 2);
+  }
+
+  /** Uploads a batch of this shape, ordered before the next program that runs. */
+  upload(batch: PackedBatch): void {
+    const { tokens } = this;
+    upload(tokens.ids, batch.ids);
+    upload(tokens.positions, batch.positions);
+    const tiles = new Uint32Array(this.tileCount * 4);
+    if (batch.tiles.length > tiles.length) throw new Error(`${batch.tiles.length / 4} attention tiles for ${this.tileCount}`);
+    tiles.set(batch.tiles);
+    upload(tokens.tiles, tiles);
+    upload(this.index, batch.index);
+    upload(this.targets, batch.targets);
+    upload(this.weights, batch.weights);
+    if (!this.training) return;
+    upload(this.inverse, batch.inverse);
+    for (const [occurrences, keys] of [[tokens.idRuns, batch.ids], [tokens.positionRuns, batch.positions]] as const) {
+      if (!occurrences) continue;
+      const { runs, order } = occurrencesOf(keys, batch.tokens, occurrences.runs.rows);
+      upload(occurrences.runs, runs);
+      upload(occurrences.order, order);
+    }
+  }
+}

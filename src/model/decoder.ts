@@ -1,0 +1,150 @@
+import { attention, rotary } from '../gpu/ops/attention.ts';
+import { embedding, type Occurrences } from '../gpu/ops/embedding.ts';
+import { geluMlp, linear } from '../gpu/ops/linear.ts';
+import { norm } from '../gpu/ops/norm.ts';
+import { swiglu } from '../gpu/ops/swiglu.ts';
+import type { Parameter, Tape } from '../gpu/tape.ts';
+import { persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import type { ModelConfig } from './config.ts';
+import type { Weights } from './weights.ts';
+
+/** Rows of tokens, one after the other without padding between them: N tokens in all. */
+export interface PackedTokens {
+  /** [N] token ids. */
+  ids: Tensor;
+  /** [N] place of each token in its row. */
+  positions: Tensor;
+  /** [T,4] attention tiles (attentionTiles). */
+  tiles: Tensor;
+  /** For gradients: which tokens have which id, and which position where positions are learned. */
+  idRuns?: Occurrences;
+  positionRuns?: Occurrences;
+}
+
+/** What a layer does with queries, keys and values [N, (H+2·kv)·D] → [N, H·D]: attention over packed rows, or over a cache. */
+export type Attend = (tape: Tape, qkv: Tensor, layer: number) => Tensor;
+
+/** Adds a branch's result to the residual stream, where something stands between them (dropout); else it is fused. */
+export type Join = (tape: Tape, branch: Tensor, residual: Tensor, site: number) => Tensor;
+
+export interface DecoderOptions {
+  attend?: Attend;
+  join?: Join;
+}
+
+/** A decoder-only transformer (GPT-2's or Llama's block): its weights and the rotary table. */
+export class Decoder {
+  readonly rotaryTable?: Tensor;
+
+  constructor(readonly config: ModelConfig, readonly weights: Weights) {
+    if (config.positions === 'rope') {
+      this.rotaryTable = persistent(config.context, config.headDim, config.headDim);
+      upload(this.rotaryTable, rotaryTable(config));
+    }
+  }
+
+  /** The unembedding matrix [V,C]. */
+  get unembedding(): Parameter {
+    const { weights, config } = this;
+    if (!config.tied) return weights.get('lm_head.weight');
+    return weights.get(config.family === 'gpt2' ? 'transformer.wte.weight' : 'model.embed_tokens.weight');
+  }
+
+  /** Hidden states after the last norm [N,C] of packed rows. */
+  hidden(tape: Tape, tokens: PackedTokens, options: DecoderOptions = {}): Tensor {
+    return this.config.family === 'gpt2' ? this.gpt2(tape, tokens, options) : this.llama(tape, tokens, options);
+  }
+
+  private gpt2(tape: Tape, tokens: PackedTokens, { attend, join }: DecoderOptions): Tensor {
+    const { config, weights } = this;
+    const w = (name: string): Parameter => weights.get(`transformer.${name}`);
+    const layout = 'in_out';
+    let x = embedding(tape, tokens.ids, w('wte.weight'), tokens.idRuns,
+      { at: tokens.positions, positions: w('wpe.weight'), runs: tokens.positionRuns }); // [N,C]
+    if (join) x = join(tape, x, x, 0);
+    for (let i = 0; i < config.layers; i++) {
+      const p = (name: string): Parameter => w(`h.${i}.${name}`);
+      const a = norm(tape, x, 'layer', p('ln_1.weight'), p('ln_1.bias'), config.normEps);
+      const qkv = linear(tape, a, p('attn.c_attn.weight'), { layout, bias: p('attn.c_attn.bias') }); // [N,3C]
+      tape.done(a);
+      const o = attend ? attend(tape, qkv, i) : attention(tape, qkv, config, tokens.tiles); // [N,C]
+      tape.done(qkv);
+      const y = branch(tape, x, join, 2 * i + 1,
+        (residual) => linear(tape, o, p('attn.c_proj.weight'), { layout, bias: p('attn.c_proj.bias'), residual }));
+      tape.done(o, x);
+      const b = norm(tape, y, 'layer', p('ln_2.weight'), p('ln_2.bias'), config.normEps);
+      const gelu = config.activation === 'gelu' ? 'erf' : 'tanh';
+      x = branch(tape, y, join, 2 * i + 2, (residual) => geluMlp(tape, b, p('mlp.c_fc.weight'), p('mlp.c_fc.bias'),
+        p('mlp.c_proj.weight'), p('mlp.c_proj.bias'), { layout, gelu, residual }));
+      tape.done(b, y);
+    }
+    const h = norm(tape, x, 'layer', w('ln_f.weight'), w('ln_f.bias'), config.normEps);
+    tape.done(x);
+    return h;
+  }
+
+  private llama(tape: Tape, tokens: PackedTokens, { attend, join }: DecoderOptions): Tensor {
+    const { config, weights } = this;
+    const layout = 'out_in';
+    let x = embedding(tape, tokens.ids, weights.get('model.embed_tokens.weight'), tokens.idRuns); // [N,C]
+    for (let i = 0; i < config.layers; i++) {
+      const name = (part: string): string => `model.layers.${i}.${part}`;
+      const p = (part: string): Parameter => weights.get(name(part));
+      const bias = (part: string): Parameter | undefined => weights.find(name(part));
+      const a = norm(tape, x, 'rms', p('input_layernorm.weight'), undefined, config.normEps);
+      const qkv = linear(tape, a, p('self_attn.qkv.weight'), { layout, bias: bias('self_attn.qkv.bias') }); // [N,(H+2·kv)·D]
+      tape.done(a);
+      rotary(tape, qkv, config, this.rotaryTable!, tokens.positions);
+      const o = attend ? attend(tape, qkv, i) : attention(tape, qkv, config, tokens.tiles); // [N,H·D]
+      tape.done(qkv);
+      const y = branch(tape, x, join, 2 * i + 1,
+        (residual) => linear(tape, o, p('self_attn.o_proj.weight'), { layout, bias: bias('self_attn.o_proj.bias'), residual }));
+      tape.done(o, x);
+      const b = norm(tape, y, 'rms', p('post_attention_layernorm.weight'), undefined, config.normEps);
+      const gateUp = linear(tape, b, p('mlp.gate_up.weight'), { layout, bias: bias('mlp.gate_up.bias') }); // [N,2F]
+      tape.done(b);
+      const f = swiglu(tape, gateUp); // [N,F]
+      tape.done(gateUp);
+      x = branch(tape, y, join, 2 * i + 2,
+        (residual) => linear(tape, f, p('mlp.down_proj.weight'), { layout, bias: bias('mlp.down_proj.bias'), residual }));
+      tape.done(f, y);
+    }
+    const h = norm(tape, x, 'rms', weights.get('model.norm.weight'), undefined, config.normEps);
+    tape.done(x);
+    return h;
+  }
+}
+
+/** residual + f(…): added in the product's store, or by `join` afterwards. */
+function branch(tape: Tape, residual: Tensor, join: Join | undefined, site: number, f: (residual?: Tensor) => Tensor): Tensor {
+  if (!join) return f(residual);
+  const result = f();
+  const joined = join(tape, result, residual, site);
+  tape.done(result);
+  return joined;
+}
+
+/** [context, D]: cosines of the D/2 angles of each position, then their sines, computed in double precision. */
+export function rotaryTable({ context, headDim, ropeTheta, ropeScaling }: ModelConfig): Float32Array {
+  const half = headDim / 2;
+  const frequencies = Array.from({ length: half }, (_, i) => {
+    const f = ropeTheta ** ((-2 * i) / headDim);
+    if (!ropeScaling) return f;
+    if (ropeScaling.kind === 'linear') return f / ropeScaling.factor;
+    // Llama 3: long waves are stretched, short ones kept, those between blended.
+    const { factor, lowFreqFactor, highFreqFactor, originalContext } = ropeScaling;
+    const wavelength = (2 * Math.PI) / f;
+    if (wavelength < originalContext / highFreqFactor) return f;
+    if (wavelength > originalContext / lowFreqFactor) return f / factor;
+    const smooth = (originalContext / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
+    return ((1 - smooth) * f) / factor + smooth * f;
+  });
+  const table = new Float32Array(context * headDim);
+  for (let t = 0; t < context; t++) {
+    frequencies.forEach((f, i) => {
+      table[t * headDim + i] = Math.cos(t * f);
+      table[t * headDim + half + i] = Math.sin(t * f);
+    });
+  }
+  return table;
+}
