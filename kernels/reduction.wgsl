@@ -1,0 +1,39 @@
+// Sums and maxima over the LANES lanes of a row, put in front of the kernels that reduce. t is the index in the
+// workgroup of WG lanes; every lane gets the result. LANES = SUBGROUP: one subgroup operation. LANES = WG > SUBGROUP:
+// subgroups first, then workgroup memory. SUBGROUP 0 (no fixed size): a tree in workgroup memory, LANES = WG.
+// The order is fixed, so a run repeats bit for bit.
+//% if (SUBGROUP) {
+enable subgroups;
+//% }
+//% const reductions = [['sum', 'f32'], ['sum4', 'vec4f'], ['max1', 'f32'], ['max4', 'vec4f']];
+//% for (const [name, type] of reductions) {
+//% const sums = name.startsWith('sum');
+//% const both = (a, b) => (sums ? `${a} + ${b}` : `max(${a}, ${b})`);
+//% const inSubgroup = sums ? 'subgroupAdd' : 'subgroupMax';
+//% if (SUBGROUP && LANES === SUBGROUP) {
+fn ${name}(v: ${type}, t: u32) -> ${type} { return ${inSubgroup}(v); }
+//% } else if (SUBGROUP) {
+var<workgroup> ${name}_part: array<${type}, ${WG / SUBGROUP}>;
+fn ${name}(v: ${type}, t: u32) -> ${type} {
+  let own = ${inSubgroup}(v);
+  if (t % ${SUBGROUP} == 0) { ${name}_part[t / ${SUBGROUP}] = own; }
+  workgroupBarrier();
+  var all = ${name}_part[0];
+  for (var i = 1u; i < ${WG / SUBGROUP}; i++) { all = ${both('all', `${name}_part[i]`)}; }
+  workgroupBarrier();
+  return all;
+}
+//% } else {
+var<workgroup> ${name}_part: array<${type}, ${WG}>;
+fn ${name}(v: ${type}, t: u32) -> ${type} {
+  ${name}_part[t] = v;
+  workgroupBarrier();
+  for (var d = ${WG / 2}u; d > 0; d /= 2) {
+    if (t < d) { ${name}_part[t] = ${both(`${name}_part[t]`, `${name}_part[t + d]`)}; }
+    workgroupBarrier();
+  }
+  let all = ${name}_part[0];
+  workgroupBarrier();
+  return all;
+}
+//% } }

@@ -1,0 +1,99 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { startBackend } from '../../src/gpu/backend.ts';
+import { checkDevice, closeDevice, gpu } from '../../src/gpu/device.ts';
+import type { Lanes } from '../../src/gpu/ops/reduction.ts';
+import { record } from '../../src/gpu/program.ts';
+import { download, persistent, type Tensor, upload, vector } from '../../src/gpu/tensor.ts';
+
+/** Opens the device with Dawn's validation on: for `test.before`. */
+export async function openForTests(): Promise<void> {
+  await startBackend({ validation: true });
+}
+
+/** Fails if the device reported an error that no test awaited, and closes it: for `test.after`. */
+export async function closeAfterTests(): Promise<void> {
+  checkDevice();
+  await closeDevice();
+}
+
+/** The ways to reduce that this device can run: each must give the same numbers to rounding. */
+export function lanesToTest(): Lanes[] {
+  const { subgroup } = gpu();
+  const shared = [{ subgroup: 0, workgroup: 64 }];
+  return subgroup ? [{ subgroup, workgroup: subgroup }, { subgroup, workgroup: 64 }, ...shared] : shared;
+}
+
+/** A seeded generator of numbers: `uniform` in [0,1), `normal` with variance 1, `below(n)` an integer in [0,n). */
+export function seeded(seed: number) {
+  let state = (seed * 2654435761 + 12345) >>> 0;
+  const uniform = (): number => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let z = state;
+    z = Math.imul(z ^ (z >>> 15), z | 1);
+    z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
+    return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
+  };
+  const normal = (): number => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  const below = (n: number): number => Math.floor(uniform() * n);
+  const normals = (n: number, scale = 1): Float32Array => Float32Array.from({ length: n }, () => normal() * scale);
+  return { uniform, normal, below, normals };
+}
+
+/** A device column of these numbers (integers as u32). */
+export function column(values: ArrayLike<number>, kind: 'f32' | 'u32' = 'f32'): Tensor {
+  const tensor = vector(values.length);
+  upload(tensor, kind === 'f32' ? Float32Array.from(values) : Uint32Array.from(values));
+  return tensor;
+}
+
+/** A device matrix of these numbers, rows of `cols`, with the stride that kernels want (or `stride`). */
+export function matrix(values: ArrayLike<number>, cols: number, kind: 'f32' | 'u32' = 'f32', stride?: number): Tensor {
+  const tensor = persistent(values.length / cols, cols, stride);
+  upload(tensor, kind === 'f32' ? Float32Array.from(values) : Uint32Array.from(values));
+  return tensor;
+}
+
+/** Records `build`, runs it `times` times, and reads these tensors back as float32. */
+export async function compute(build: () => void, outputs: Tensor[], times = 1): Promise<Float32Array[]> {
+  const program = await record(build).ready();
+  for (let i = 0; i < times; i++) program.run();
+  return (await download(...outputs)).map((bytes) => new Float32Array(bytes));
+}
+
+/** ‖a − b‖ / ‖b‖, infinite where a number is not finite or the lengths differ. */
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) return Infinity;
+  let difference = 0;
+  let size = 0;
+  for (let i = 0; i < expected.length; i++) {
+    if (!Number.isFinite(actual[i])) return Infinity;
+    difference += (actual[i] - expected[i]) ** 2;
+    size += expected[i] ** 2;
+  }
+  return difference === 0 ? 0 : Math.sqrt(difference / Math.max(size, 1e-30));
+}
+
+/** Asserts ‖actual − expected‖ ≤ relative · ‖expected‖ (+ absolute · √n). */
+export function assertClose(
+  actual: ArrayLike<number>, expected: ArrayLike<number>, message: string, relative = 1e-5, absolute = 0,
+): void {
+  assert.is(actual.length, expected.length, `${message}: length`);
+  const size = Math.sqrt(Array.from(expected).reduce((sum, x) => sum + x * x, 0));
+  const error = relativeError(actual, expected) * Math.max(size, 1e-15);
+  const allowed = relative * size + absolute * Math.sqrt(expected.length);
+  if (!(error <= allowed)) {
+    let worst = 0;
+    for (let i = 0; i < expected.length; i++) {
+      const off = Math.abs(actual[i] - expected[i]);
+      if (!(off <= Math.abs(actual[worst] - expected[worst]))) worst = i;
+    }
+    assert.unreachable(`${message}: off by ${error.toExponential(2)} (${allowed.toExponential(2)} allowed); ` +
+      `worst at ${worst}: ${actual[worst]} for ${expected[worst]}`);
+  }
+}
+
+/** JSON of test/fixtures. */
+export const fixture = (path: string): any =>
+  JSON.parse(readFileSync(join(process.env.RLHF_ROOT!, 'test/fixtures', path), 'utf8'));
