@@ -10,21 +10,30 @@ export function outputError(error: unknown, path: string): unknown {
   const where = at ?? path;
   switch (code) {
     case 'ENOSPC':
-    case 'EDQUOT': return new RunError(`${where}: the disk is full`, 'free some space, then run again with --resume');
+    case 'EDQUOT':
+      return new RunError(`${where}: the disk is full`, 'free some space, then run again with --resume');
     case 'EACCES':
-    case 'EPERM': return new RunError(`${where}: permission denied, cannot write there`);
-    case 'EROFS': return new RunError(`${where}: the file system is read-only`);
-    case 'ENOENT': return new RunError(`${where}: cannot be written, its folder does not exist`);
+    case 'EPERM':
+      return new RunError(`${where}: permission denied, cannot write there`);
+    case 'EROFS':
+      return new RunError(`${where}: the file system is read-only`);
+    case 'ENOENT':
+      return new RunError(`${where}: cannot be written, its folder does not exist`);
     case 'ENOTDIR':
-    case 'EEXIST': return new RunError(`${where}: cannot be written, a file is in the way`);
-    case 'EISDIR': return new RunError(`${where}: cannot be written, a folder is in the way`);
-    case 'ENOTEMPTY': return new RunError(`${where}: cannot be replaced, the folder is not empty`);
+    case 'EEXIST':
+      return new RunError(`${where}: cannot be written, a file is in the way`);
+    case 'EISDIR':
+      return new RunError(`${where}: cannot be written, a folder is in the way`);
+    case 'ENOTEMPTY':
+      return new RunError(`${where}: cannot be replaced, the folder is not empty`);
     case 'EFBIG':
     case 'EIO':
     case 'EMFILE':
     case 'ENFILE':
-    case 'ENAMETOOLONG': return new RunError(`${where}: cannot be written (${code})`);
-    default: return error;
+    case 'ENAMETOOLONG':
+      return new RunError(`${where}: cannot be written (${code})`);
+    default:
+      return error;
   }
 }
 
@@ -54,8 +63,8 @@ export async function syncPath(path: string): Promise<void> {
 }
 
 /**
- * Writes a file so that a reader, or a crash at any moment, sees either the old content or the new, whole: writes aside,
- * flushes, renames, flushes the folder.
+ * Writes a file so that a reader, or a crash at any moment, sees either the old content or the new, whole: writes
+ * aside, flushes, renames, flushes the folder.
  * @throws RunError where the disk is full or the folder not writable; the old file is still there then
  */
 export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {

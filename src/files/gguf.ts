@@ -63,8 +63,10 @@ export function openGguf(path: string): GgufFile {
 
 function decode(fd: number, { type, shape, begin, end }: GgufTensor, name: string, path: string): Float32Array {
   if (!type.decode) {
-    throw new UsageError(`${path}: tensor ${show(name)} has the type ${type.name}, which is not supported `
-      + `(supported: ${READABLE_TYPES.join(', ')})`);
+    throw new UsageError(
+      `${path}: tensor ${show(name)} has the type ${type.name}, which is not supported ` +
+        `(supported: ${READABLE_TYPES.join(', ')})`,
+    );
   }
   const values = new Float32Array(shape.reduce((product, n) => product * n, 1));
   const step = Math.floor(DECODE_BYTES / type.bytes) * type.bytes;
@@ -83,8 +85,10 @@ function readHeader(reader: Reader) {
   const { path } = reader;
   if (reader.size < 24 || reader.u32() !== 0x46554747) throw new UsageError(`${path}: is not a GGUF file`);
   const version = reader.u32();
-  if (version === 0x02000000 || version === 0x03000000) throw new UsageError(`${path}: big-endian GGUF is not supported`);
-  if (version !== 2 && version !== 3) throw new UsageError(`${path}: GGUF version ${version} is not supported (supported: 2, 3)`);
+  if (version === 0x02000000 || version === 0x03000000)
+    throw new UsageError(`${path}: big-endian GGUF is not supported`);
+  if (version !== 2 && version !== 3)
+    throw new UsageError(`${path}: GGUF version ${version} is not supported (supported: 2, 3)`);
   const tensorCount = reader.count(MAX_TENSORS, 24, 'tensors');
   const keyCount = reader.count(MAX_TENSORS, 13, 'metadata keys');
   const metadata = new Map<string, GgufValue>();
@@ -119,10 +123,13 @@ function readTensor(reader: Reader, name: string, alignment: number): GgufTensor
   if (!type) throw fail(`unknown type ${number}`);
   const begin = reader.u64();
   const count = shape.reduce((product, n) => product * n, 1);
-  if (!shape.every((n) => Number.isSafeInteger(n) && n > 0) || !Number.isSafeInteger(count)) throw fail(`shape [${shape}]`);
+  if (!shape.every((n) => Number.isSafeInteger(n) && n > 0) || !Number.isSafeInteger(count))
+    throw fail(`shape [${shape}]`);
   const row = shape.at(-1)!;
-  if (row % type.values !== 0) throw fail(`rows of ${row} values are no multiple of the ${type.values} in a ${type.name} block`);
-  if (!Number.isSafeInteger(begin) || begin % alignment !== 0) throw fail(`offset ${begin} is not aligned to ${alignment} bytes`);
+  if (row % type.values !== 0)
+    throw fail(`rows of ${row} values are no multiple of the ${type.values} in a ${type.name} block`);
+  if (!Number.isSafeInteger(begin) || begin % alignment !== 0)
+    throw fail(`offset ${begin} is not aligned to ${alignment} bytes`);
   return { type, shape, begin, end: begin + (count / type.values) * type.bytes };
 }
 
@@ -145,7 +152,11 @@ class Reader {
   private window = Buffer.alloc(0);
   private start = 0;
 
-  constructor(private readonly fd: number, readonly size: number, readonly path: string) {}
+  constructor(
+    private readonly fd: number,
+    readonly size: number,
+    readonly path: string,
+  ) {}
 
   u32(): number {
     return this.take(4).readUInt32LE();
@@ -159,7 +170,9 @@ class Reader {
   count(most: number, itemBytes: number, what: string): number {
     const count = this.u64();
     if (count > most || count * itemBytes > this.size - this.position) {
-      throw new UsageError(`${this.path}: ${what}: a count of ${count} is more than ${most} or than the file has room for`);
+      throw new UsageError(
+        `${this.path}: ${what}: a count of ${count} is more than ${most} or than the file has room for`,
+      );
     }
     return count;
   }
@@ -182,19 +195,32 @@ class Reader {
 
   private scalar(type: number, key: string): number | boolean | string {
     switch (type) {
-      case 0: return this.take(1).readUInt8();
-      case 1: return this.take(1).readInt8();
-      case 2: return this.take(2).readUInt16LE();
-      case 3: return this.take(2).readInt16LE();
-      case 4: return this.u32();
-      case 5: return this.take(4).readInt32LE();
-      case 6: return this.take(4).readFloatLE();
-      case 7: return this.take(1).readUInt8() !== 0;
-      case 8: return this.string(`metadata key ${show(key)}`);
-      case 10: return this.u64();
-      case 11: return Number(this.take(8).readBigInt64LE());
-      case 12: return this.take(8).readDoubleLE();
-      default: throw new UsageError(`${this.path}: metadata key ${show(key)}: unknown value type ${type}`);
+      case 0:
+        return this.take(1).readUInt8();
+      case 1:
+        return this.take(1).readInt8();
+      case 2:
+        return this.take(2).readUInt16LE();
+      case 3:
+        return this.take(2).readInt16LE();
+      case 4:
+        return this.u32();
+      case 5:
+        return this.take(4).readInt32LE();
+      case 6:
+        return this.take(4).readFloatLE();
+      case 7:
+        return this.take(1).readUInt8() !== 0;
+      case 8:
+        return this.string(`metadata key ${show(key)}`);
+      case 10:
+        return this.u64();
+      case 11:
+        return Number(this.take(8).readBigInt64LE());
+      case 12:
+        return this.take(8).readDoubleLE();
+      default:
+        throw new UsageError(`${this.path}: metadata key ${show(key)}: unknown value type ${type}`);
     }
   }
 
@@ -202,7 +228,9 @@ class Reader {
   private take(count: number): Buffer {
     const end = this.position + count;
     if (end > Math.min(this.size, MAX_HEADER_BYTES)) {
-      throw new UsageError(`${this.path}: the header goes beyond ${end > this.size ? `the file's ${this.size}` : MAX_HEADER_BYTES} bytes`);
+      throw new UsageError(
+        `${this.path}: the header goes beyond ${end > this.size ? `the file's ${this.size}` : MAX_HEADER_BYTES} bytes`,
+      );
     }
     if (end > this.start + this.window.length) {
       this.window = Buffer.alloc(Math.min(Math.max(count, 2 ** 18), this.size - this.position));

@@ -1,5 +1,12 @@
 import { mkdir } from 'node:fs/promises';
-import { configFromHf, FAMILIES, tensorPlan, type Family, type ModelConfig, type PlannedTensor } from '../model/config.ts';
+import {
+  configFromHf,
+  FAMILIES,
+  tensorPlan,
+  type Family,
+  type ModelConfig,
+  type PlannedTensor,
+} from '../model/config.ts';
 import { outputError } from './atomic.ts';
 import { openGguf, type GgufFile } from './gguf.ts';
 import { GgufMetadata, shortestFloat } from './gguf_metadata.ts';
@@ -12,11 +19,15 @@ import { checkFinite } from './safetensors.ts';
 type Json = Record<string, unknown>;
 
 /**
- * Makes a Hugging Face folder of a GGUF language model: weights dequantised, config, tokenizer and chat template rebuilt
- * from the metadata.
- * @throws UsageError naming the file, and the key or tensor that is malformed or not supported; nothing is written then
+ * Makes a Hugging Face folder of a GGUF language model: weights dequantised, config, tokenizer and chat template
+ * rebuilt from the metadata.
+ * @throws UsageError naming the file, and the key or tensor that is malformed or not supported; no model is written then
  */
-export async function importGguf(path: string, out: string, dtype: 'F32' | 'F16' | 'BF16' = 'F32'): Promise<ModelConfig> {
+export async function importGguf(
+  path: string,
+  out: string,
+  dtype: 'F32' | 'F16' | 'BF16' = 'F32',
+): Promise<ModelConfig> {
   const file = openGguf(path);
   try {
     const config = configFromGguf(file);
@@ -72,7 +83,8 @@ function gpt2Keys(metadata: GgufMetadata, key: (name: string) => string): Json {
 }
 
 function llamaKeys(metadata: GgufMetadata, key: (name: string) => string, file: GgufFile): Json {
-  if (metadata.number(key('expert_count'), undefined)) throw metadata.fail(`${key('expert_count')}: experts are not supported`);
+  if (metadata.number(key('expert_count'), undefined))
+    throw metadata.fail(`${key('expert_count')}: experts are not supported`);
   if (file.tensors.has('rope_freqs.weight')) {
     throw metadata.fail('tensor "rope_freqs.weight": rotary scaling of Llama 3 is not supported in GGUF');
   }
@@ -82,7 +94,9 @@ function llamaKeys(metadata: GgufMetadata, key: (name: string) => string, file: 
   const valueDim = metadata.number(key('attention.value_length'), undefined) ?? headDim;
   const rotaryDim = metadata.number(key('rope.dimension_count'), undefined) ?? headDim;
   if (rotaryDim !== headDim || valueDim !== headDim) {
-    throw metadata.fail(`heads of ${headDim} channels with ${rotaryDim} rotary and ${valueDim} value channels are not supported`);
+    throw metadata.fail(
+      `heads of ${headDim} channels with ${rotaryDim} rotary and ${valueDim} value channels are not supported`,
+    );
   }
   const scaling = metadata.text(key('rope.scaling.type'), undefined) ?? 'none';
   if (scaling !== 'none' && scaling !== 'linear') {
@@ -118,7 +132,8 @@ function checkTensors(file: GgufFile, plan: PlannedTensor[], config: ModelConfig
     used.add(name);
   }
   const stray = file.names.find((name) => !used.has(name));
-  if (stray !== undefined) throw metadata.fail(`tensor ${show(stray)} has no place in the model that the metadata describes`);
+  if (stray !== undefined)
+    throw metadata.fail(`tensor ${show(stray)} has no place in the model that the metadata describes`);
 }
 
 function readPlanned(file: GgufFile, planned: PlannedTensor, config: ModelConfig): Float32Array {

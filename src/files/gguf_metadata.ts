@@ -48,7 +48,11 @@ export class GgufMetadata {
     return value;
   }
 
-  private typed<T>(key: string, type: 'number' | 'string' | 'boolean', otherwise?: { missing: T | undefined }): T | undefined {
+  private typed<T>(
+    key: string,
+    type: 'number' | 'string' | 'boolean',
+    otherwise?: { missing: T | undefined },
+  ): T | undefined {
     const value = this.file.metadata.get(key);
     if (value === undefined && otherwise) return otherwise.missing;
     if (value === undefined) throw this.fail(`${key} is missing`);

@@ -8,22 +8,38 @@ export interface GgufPlace {
   /** Shape in the GGUF file, rows first. */
   shape: number[];
   /**
-   * 'transpose': GPT-2's [in, out] matrices are [out, in] in GGUF. 'rotary': in llama's query and key rows the two halves of
-   * each head are interleaved, since llama.cpp rotates neighbours where transformers rotates i with i + headDim / 2.
+   * 'transpose': GPT-2's [in, out] matrices are [out, in] in GGUF. 'rotary': in llama's query and key rows the two
+   * halves of each head are interleaved, since llama.cpp rotates neighbours where transformers rotates i with i +
+   * headDim / 2.
    */
   change: 'none' | 'transpose' | 'rotary';
 }
 
 const OUTER: Readonly<Record<string, string>> = {
-  'transformer.wte': 'token_embd', 'transformer.wpe': 'position_embd', 'transformer.ln_f': 'output_norm',
-  'model.embed_tokens': 'token_embd', 'model.norm': 'output_norm', lm_head: 'output',
+  'transformer.wte': 'token_embd',
+  'transformer.wpe': 'position_embd',
+  'transformer.ln_f': 'output_norm',
+  'model.embed_tokens': 'token_embd',
+  'model.norm': 'output_norm',
+  lm_head: 'output',
 };
 
 const INNER: Readonly<Record<string, string>> = {
-  ln_1: 'attn_norm', 'attn.c_attn': 'attn_qkv', 'attn.c_proj': 'attn_output', ln_2: 'ffn_norm', 'mlp.c_fc': 'ffn_up',
-  'mlp.c_proj': 'ffn_down', input_layernorm: 'attn_norm', 'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k',
-  'self_attn.v_proj': 'attn_v', 'self_attn.o_proj': 'attn_output', post_attention_layernorm: 'ffn_norm',
-  'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down',
+  ln_1: 'attn_norm',
+  'attn.c_attn': 'attn_qkv',
+  'attn.c_proj': 'attn_output',
+  ln_2: 'ffn_norm',
+  'mlp.c_fc': 'ffn_up',
+  'mlp.c_proj': 'ffn_down',
+  input_layernorm: 'attn_norm',
+  'self_attn.q_proj': 'attn_q',
+  'self_attn.k_proj': 'attn_k',
+  'self_attn.v_proj': 'attn_v',
+  'self_attn.o_proj': 'attn_output',
+  post_attention_layernorm: 'ffn_norm',
+  'mlp.gate_proj': 'ffn_gate',
+  'mlp.up_proj': 'ffn_up',
+  'mlp.down_proj': 'ffn_down',
 };
 
 /** Where GGUF keeps a tensor of a language model's plan. */
@@ -48,8 +64,8 @@ export function transpose(values: Float32Array, rows: number, columns: number): 
 }
 
 /**
- * Moves the rows of a query or key matrix (or bias, one column) between the two orders, head by head: row p · D/2 + i of
- * transformers (p the half, i the frequency) is row 2 i + p of llama.cpp.
+ * Moves the rows of a query or key matrix (or bias, one column) between the two orders, head by head: row p · D/2 + i
+ * of transformers (p the half, i the frequency) is row 2 i + p of llama.cpp.
  * @param to the order wanted
  */
 export function reorderRotary(values: Float32Array, headDim: number, columns: number, to: 'hf' | 'gguf'): Float32Array {

@@ -8,7 +8,15 @@ const BYTE_LEVEL = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: t
 
 /** The pattern that Llama 3 and Qwen2 split texts with; they differ in how many digits stay together. */
 const splitPattern = (digits: string) =>
-  `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+  [
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    '[^\\r\\n\\p{L}\\p{N}]?\\p{L}+',
+    digits,
+    ' ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*',
+    '\\s*[\\r\\n]+',
+    '\\s+(?!\\S)',
+    '\\s+',
+  ].join('|');
 
 const split = (digits: string) => ({
   type: 'Sequence',
@@ -21,7 +29,9 @@ const split = (digits: string) => ({
 /** How a text is cut before merging, by the name that llama.cpp gives it (`tokenizer.ggml.pre`). */
 const PRE_TOKENIZERS: Readonly<Record<string, { normalizer?: Json; preTokenizer: Json }>> = {
   'gpt-2': { preTokenizer: BYTE_LEVEL },
-  smollm: { preTokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Digits', individual_digits: true }, BYTE_LEVEL] } },
+  smollm: {
+    preTokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Digits', individual_digits: true }, BYTE_LEVEL] },
+  },
   qwen2: { normalizer: { type: 'NFC' }, preTokenizer: split('\\p{N}') },
   'llama-bpe': { preTokenizer: split('\\p{N}{1,3}') },
 };
@@ -38,11 +48,15 @@ export function tokenizerFromGguf(file: GgufFile): Record<string, string> {
   const metadata = new GgufMetadata(file);
   const model = metadata.text('tokenizer.ggml.model');
   if (model !== 'gpt2') {
-    throw metadata.fail(`tokenizer.ggml.model ${show(model)} is not supported (supported: gpt2, which is byte-level BPE)`);
+    throw metadata.fail(
+      `tokenizer.ggml.model ${show(model)} is not supported (supported: gpt2, which is byte-level BPE)`,
+    );
   }
   const pre = metadata.text('tokenizer.ggml.pre', undefined) ?? 'gpt-2';
   if (!Object.hasOwn(PRE_TOKENIZERS, pre)) {
-    throw metadata.fail(`tokenizer.ggml.pre ${show(pre)} is not supported (supported: ${Object.keys(PRE_TOKENIZERS).join(', ')})`);
+    throw metadata.fail(
+      `tokenizer.ggml.pre ${show(pre)} is not supported (supported: ${Object.keys(PRE_TOKENIZERS).join(', ')})`,
+    );
   }
   const tokens = metadata.texts('tokenizer.ggml.tokens');
   const merges = metadata.texts('tokenizer.ggml.merges');
@@ -50,7 +64,8 @@ export function tokenizerFromGguf(file: GgufFile): Record<string, string> {
   const vocabulary = new Map(tokens.map((token, id) => [token, id]));
   if (vocabulary.size !== tokens.length) throw metadata.fail('tokenizer.ggml.tokens: some token is there twice');
   const unmerged = merges.find((merge) => !isMerge(merge, vocabulary));
-  if (unmerged !== undefined) throw metadata.fail(`tokenizer.ggml.merges: ${show(unmerged)} does not join two tokens to one`);
+  if (unmerged !== undefined)
+    throw metadata.fail(`tokenizer.ggml.merges: ${show(unmerged)} does not join two tokens to one`);
 
   const token = (name: string) => {
     const id = metadata.number(`tokenizer.ggml.${name}_token_id`, undefined);
@@ -77,8 +92,16 @@ export function tokenizerFromGguf(file: GgufFile): Record<string, string> {
     post_processor: addBos && bos !== undefined ? bosTemplate(bos, vocabulary.get(bos)!) : null,
     decoder: { ...BYTE_LEVEL, add_prefix_space: true },
     model: {
-      type: 'BPE', dropout: null, unk_token: null, continuing_subword_prefix: null, end_of_word_suffix: null, fuse_unk: false,
-      byte_fallback: false, ignore_merges: pre === 'llama-bpe', vocab: Object.fromEntries(vocabulary), merges,
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: pre === 'llama-bpe',
+      vocab: Object.fromEntries(vocabulary),
+      merges,
     },
   };
   const architecture = metadata.text('general.architecture');
@@ -88,11 +111,17 @@ export function tokenizerFromGguf(file: GgufFile): Record<string, string> {
     clean_up_tokenization_spaces: false,
     model_max_length: metadata.number(`${architecture}.context_length`),
     ...(addBos ? { add_bos_token: true } : {}),
-    ...Object.fromEntries(Object.entries({ bos_token: bos, eos_token: eos, unk_token: unk, pad_token: pad })
-      .filter(([, content]) => content !== undefined)),
+    ...Object.fromEntries(
+      Object.entries({ bos_token: bos, eos_token: eos, unk_token: unk, pad_token: pad }).filter(
+        ([, content]) => content !== undefined,
+      ),
+    ),
     ...(metadata.has('tokenizer.chat_template') ? { chat_template: metadata.text('tokenizer.chat_template') } : {}),
   };
-  return { 'tokenizer.json': `${JSON.stringify(tokenizer)}\n`, 'tokenizer_config.json': `${JSON.stringify(settings, null, 2)}\n` };
+  return {
+    'tokenizer.json': `${JSON.stringify(tokenizer)}\n`,
+    'tokenizer_config.json': `${JSON.stringify(settings, null, 2)}\n`,
+  };
 }
 
 /** "Ġt he": both parts and what they join to are tokens. */

@@ -6,7 +6,10 @@ export interface GgufType {
   name: string;
   values: number;
   bytes: number;
-  /** Decodes whole blocks: `from` holds them one after the other, `to` gets `values` numbers for each. Absent: not supported. */
+  /**
+   * Decodes whole blocks: `from` holds them one after the other, `to` gets `values` numbers for each. Absent: not
+   * supported.
+   */
   decode?(from: DataView, to: Float32Array): void;
 }
 
@@ -15,7 +18,7 @@ const SUPER = 256;
 
 /** Types by their number in the file. */
 export const GGUF_TYPES: ReadonlyMap<number, GgufType> = new Map<number, GgufType>([
-  [0, { name: 'F32', values: 1, bytes: 4, decode: (from, to) => to.forEach((_, i) => (to[i] = from.getFloat32(4 * i, true))) }],
+  [0, { name: 'F32', values: 1, bytes: 4, decode: decodeFloat }],
   [1, { name: 'F16', values: 1, bytes: 2, decode: decodeHalf }],
   [2, { name: 'Q4_0', values: BLOCK, bytes: 18, decode: nibbles(18, 2, -1, (d, _m, q) => d * (q - 8)) }],
   [3, { name: 'Q4_1', values: BLOCK, bytes: 20, decode: nibbles(20, 4, -1, (d, m, q) => d * q + m) }],
@@ -52,6 +55,10 @@ export const GGUF_TYPES: ReadonlyMap<number, GgufType> = new Map<number, GgufTyp
 /** Names of the types that can be read. */
 export const READABLE_TYPES = [...GGUF_TYPES.values()].filter(({ decode }) => decode).map(({ name }) => name);
 
+function decodeFloat(from: DataView, to: Float32Array): void {
+  for (let i = 0; i < to.length; i++) to[i] = from.getFloat32(4 * i, true);
+}
+
 function decodeHalf(from: DataView, to: Float32Array): void {
   const half = halfValues();
   for (let i = 0; i < to.length; i++) to[i] = half[from.getUint16(2 * i, true)]!;
@@ -63,8 +70,8 @@ function decodeBfloat(from: DataView, to: Float32Array): void {
 }
 
 /**
- * Q4_0, Q4_1, Q5_0, Q5_1: scale d (half), in the _1 kinds minimum m (half), in the Q5 kinds 32 fifth bits, then 16 bytes:
- * value i in the low half of byte i, value i + 16 in the high half.
+ * Q4_0, Q4_1, Q5_0, Q5_1: scale d (half), in the _1 kinds minimum m (half), in the Q5 kinds 32 fifth bits, then 16
+ * bytes: value i in the low half of byte i, value i + 16 in the high half.
  */
 function nibbles(size: number, quants: number, fifths: number, value: (d: number, m: number, q: number) => number) {
   return (from: DataView, to: Float32Array): void => {
@@ -92,7 +99,8 @@ function decodeQ8(from: DataView, to: Float32Array): void {
 
 /**
  * Q4_K and Q5_K: 256 values in 8 groups of 32. d and dmin (halves) scale the groups' 6-bit scales and minima, packed in
- * 12 bytes; Q5_K then has 32 bytes of fifth bits (bit g of byte i belongs to value i of group g); two groups share 32 bytes.
+ * 12 bytes; Q5_K then has 32 bytes of fifth bits (bit g of byte i belongs to value i of group g); two groups share 32
+ * bytes.
  */
 function decodeQ45K(from: DataView, to: Float32Array, fifth: boolean): void {
   const half = halfValues();
@@ -102,9 +110,13 @@ function decodeQ45K(from: DataView, to: Float32Array, fifth: boolean): void {
     const dmin = half[from.getUint16(block + 2, true)]!;
     const packed = (i: number) => from.getUint8(block + 4 + i);
     for (let group = 0; group < 8; group++) {
-      const [scale, minimum] = group < 4
-        ? [packed(group) & 63, packed(group + 4) & 63]
-        : [(packed(group + 4) & 15) | ((packed(group - 4) >> 6) << 4), (packed(group + 4) >> 4) | ((packed(group) >> 6) << 4)];
+      const [scale, minimum] =
+        group < 4
+          ? [packed(group) & 63, packed(group + 4) & 63]
+          : [
+              (packed(group + 4) & 15) | ((packed(group - 4) >> 6) << 4),
+              (packed(group + 4) >> 4) | ((packed(group) >> 6) << 4),
+            ];
       const quants = block + size - 128 + 32 * (group >> 1);
       for (let i = 0; i < 32; i++) {
         const byte = from.getUint8(quants + i);
@@ -116,7 +128,10 @@ function decodeQ45K(from: DataView, to: Float32Array, fifth: boolean): void {
   }
 }
 
-/** Q6_K: 128 bytes low halves, 64 bytes upper bit pairs, 16 signed scales (one per 16 values), d (half); two halves of 128. */
+/**
+ * Q6_K: 128 bytes low halves, 64 bytes upper bit pairs, 16 signed scales (one per 16 values), d (half); two halves of
+ * 128.
+ */
 function decodeQ6K(from: DataView, to: Float32Array): void {
   const half = halfValues();
   for (let block = 0, out = 0; out < to.length; block += 210, out += SUPER) {

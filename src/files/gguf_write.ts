@@ -32,7 +32,11 @@ const SCALARS = { u32: 4, i32: 5, f32: 6, bool: 7, string: 8, u64: 10 } as const
  * Writes a GGUF file of version 3, tensor by tensor, and flushes it. Not atomic: write aside and rename.
  * @throws RunError where the disk is full or not writable, or where a value does not fit F16 or is not finite
  */
-export async function writeGguf(path: string, metadata: readonly GgufEntry[], tensors: readonly NewGgufTensor[]): Promise<void> {
+export async function writeGguf(
+  path: string,
+  metadata: readonly GgufEntry[],
+  tensors: readonly NewGgufTensor[],
+): Promise<void> {
   let file: FileHandle | undefined;
   try {
     file = await open(path, 'w');
@@ -64,12 +68,18 @@ function headerBytes(metadata: readonly GgufEntry[], tensors: readonly NewGgufTe
 
 function valueBytes(entry: GgufEntry): Buffer[] {
   switch (entry.type) {
-    case 'string': return [u32(SCALARS.string), string(entry.value)];
-    case 'bool': return [u32(SCALARS.bool), Buffer.from([entry.value ? 1 : 0])];
-    case 'string[]': return [u32(9), u32(SCALARS.string), u64(entry.value.length), ...entry.value.map(string)];
-    case 'i32[]': return [u32(9), u32(SCALARS.i32), u64(entry.value.length), Buffer.from(Int32Array.from(entry.value).buffer)];
-    case 'f32[]': return [u32(9), u32(SCALARS.f32), u64(entry.value.length), Buffer.from(Float32Array.from(entry.value).buffer)];
-    default: return [u32(SCALARS[entry.type]), number(entry.type, entry.value)];
+    case 'string':
+      return [u32(SCALARS.string), string(entry.value)];
+    case 'bool':
+      return [u32(SCALARS.bool), Buffer.from([entry.value ? 1 : 0])];
+    case 'string[]':
+      return [u32(9), u32(SCALARS.string), u64(entry.value.length), ...entry.value.map(string)];
+    case 'i32[]':
+      return [u32(9), u32(SCALARS.i32), u64(entry.value.length), Buffer.from(Int32Array.from(entry.value).buffer)];
+    case 'f32[]':
+      return [u32(9), u32(SCALARS.f32), u64(entry.value.length), Buffer.from(Float32Array.from(entry.value).buffer)];
+    default:
+      return [u32(SCALARS[entry.type]), number(entry.type, entry.value)];
   }
 }
 
@@ -120,7 +130,10 @@ function encode({ name, shape, type }: NewGgufTensor, values: Float32Array, path
   return bytes;
 }
 
-/** Blocks of 32: d = max |x| / 127 as a half, then round(x / d), halves away from zero, all in float32 as llama.cpp does. */
+/**
+ * Blocks of 32: d = max |x| / 127 as a half, then round(x / d), halves away from zero, all in float32 as llama.cpp
+ * does.
+ */
 function quantiseQ8(values: Float32Array, bytes: Buffer): void {
   for (let block = 0, at = 0; block < values.length; block += 32, at += 34) {
     let largest = 0;
@@ -146,6 +159,6 @@ function pad(bytes: Uint8Array): Uint8Array {
 }
 
 async function append(file: FileHandle, bytes: Uint8Array): Promise<number> {
-  for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+  for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
   return bytes.length;
 }

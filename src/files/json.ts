@@ -19,15 +19,21 @@ export function show(value: unknown): string {
 export function inputError(error: unknown, path: string): unknown {
   const code = (error as NodeJS.ErrnoException | undefined)?.code;
   switch (code) {
-    case 'ENOENT': return new UsageError(`${path}: no such file or folder`);
-    case 'ENOTDIR': return new UsageError(`${path}: a part of this path is not a folder`);
-    case 'EISDIR': return new UsageError(`${path}: is a folder, not a file`);
+    case 'ENOENT':
+      return new UsageError(`${path}: no such file or folder`);
+    case 'ENOTDIR':
+      return new UsageError(`${path}: a part of this path is not a folder`);
+    case 'EISDIR':
+      return new UsageError(`${path}: is a folder, not a file`);
     case 'EACCES':
-    case 'EPERM': return new UsageError(`${path}: permission denied`);
+    case 'EPERM':
+      return new UsageError(`${path}: permission denied`);
     case 'ENAMETOOLONG':
     case 'ELOOP':
-    case 'EIO': return new UsageError(`${path}: cannot be read (${code})`);
-    default: return error;
+    case 'EIO':
+      return new UsageError(`${path}: cannot be read (${code})`);
+    default:
+      return error;
   }
 }
 
@@ -61,7 +67,8 @@ export function readExactly(fd: number, into: Uint8Array, position: number, path
     } catch (error) {
       throw inputError(error, path);
     }
-    if (count === 0) throw new UsageError(`${path}: ends at byte ${position + done}, ${into.length - done} bytes too early`);
+    if (count === 0)
+      throw new UsageError(`${path}: ends at byte ${position + done}, ${into.length - done} bytes too early`);
     done += count;
   }
 }
@@ -108,7 +115,8 @@ export function readJsonObject(path: string, maxBytes = MAX_JSON_BYTES): Record<
 }
 
 /**
- * The first key that an object of the top `levels` levels has twice (JSON.parse keeps the last one silently), or undefined.
+ * The first key that an object of the top `levels` levels has twice (JSON.parse keeps the last one silently), or
+ * undefined.
  * @param text valid JSON
  */
 export function duplicateKey(text: string, levels: number): string | undefined {

@@ -13,7 +13,10 @@ type Json = Record<string, unknown>;
 export const WEIGHTS_FILE = 'model.safetensors';
 export const INDEX_FILE = 'model.safetensors.index.json';
 
-/** A Hugging Face model folder, its weights still on disk. Tensor names are those of `plan`, whatever the files call them. */
+/**
+ * A Hugging Face model folder, its weights still on disk. Tensor names are those of `plan`, whatever the files call
+ * them.
+ */
 export interface ModelFolder {
   dir: string;
   config: ModelConfig;
@@ -48,8 +51,8 @@ export function readAdapterConfig(dir: string): Json | undefined {
 }
 
 /**
- * Opens a model folder: config.json and the headers of the weight files are read and every tensor's name, shape and type
- * compared with what the config asks for. Weights are read later, one by one.
+ * Opens a model folder: config.json and the headers of the weight files are read and every tensor's name, shape and
+ * type compared with what the config asks for. Weights are read later, one by one.
  * @param options.kind 'lm' or 'reward' refuses the other kind of head
  * @throws UsageError naming the file, and the key or tensor at fault
  */
@@ -103,11 +106,15 @@ function checkFolder(dir: string): void {
 
 function noConfig(dir: string, adapter: Json | undefined): UsageError {
   if (adapter) {
-    return new UsageError(`${dir}: is a LoRA adapter of ${show(adapter['base_model_name_or_path'])}, not a whole model`);
+    return new UsageError(
+      `${dir}: is a LoRA adapter of ${show(adapter['base_model_name_or_path'])}, not a whole model`,
+    );
   }
   const gguf = readdirSync(dir).find((name) => name.endsWith('.gguf'));
-  return new UsageError(`${dir}: has no config.json, so it is not a model folder`,
-    gguf && `rlhf import ${join(dir, gguf)} makes a model folder of it`);
+  return new UsageError(
+    `${dir}: has no config.json, so it is not a model folder`,
+    gguf && `rlhf import ${join(dir, gguf)} makes a model folder of it`,
+  );
 }
 
 function openWeights(dir: string): TensorSource {
@@ -115,8 +122,10 @@ function openWeights(dir: string): TensorSource {
   if (existsSync(join(dir, WEIGHTS_FILE))) return openSafetensors(join(dir, WEIGHTS_FILE));
   if (existsSync(join(dir, INDEX_FILE))) return openShards(join(dir, INDEX_FILE));
   const other = readdirSync(dir).find((name) => /^(pytorch_model.*\.bin|tf_model\.h5|flax_model.*)$/.test(name));
-  throw new UsageError(`${dir}: has no ${WEIGHTS_FILE}${other ? ` (${other} is not a format that rlhf reads)` : ''}`,
-    other && 'open it in transformers and save it again with save_pretrained(DIR, safe_serialization=True)');
+  throw new UsageError(
+    `${dir}: has no ${WEIGHTS_FILE}${other ? ` (${other} is not a format that rlhf reads)` : ''}`,
+    other && 'open it in transformers and save it again with save_pretrained(DIR, safe_serialization=True)',
+  );
 }
 
 function findHead(hfConfig: Json, file: string, source: TensorSource): Head {
@@ -128,11 +137,14 @@ function findHead(hfConfig: Json, file: string, source: TensorSource): Head {
   if (/(ForCausalLM|LMHeadModel)$/.test(name)) return 'lm';
   if (/^(GPT2|Llama|Qwen2)Model$/.test(name)) return 'lm';
   if (!/ForSequenceClassification$/.test(name)) {
-    throw new UsageError(`${file}: architectures: ${show(name)} is not supported (supported: …ForCausalLM, GPT2LMHeadModel, `
-      + '…ForSequenceClassification with one label)');
+    throw new UsageError(
+      `${file}: architectures: ${show(name)} is not supported (supported: …ForCausalLM, GPT2LMHeadModel, ` +
+        '…ForSequenceClassification with one label)',
+    );
   }
   const labels = hfConfig['id2label'];
-  const count = typeof labels === 'object' && labels !== null ? Object.keys(labels).length : (hfConfig['num_labels'] ?? 2);
+  const count =
+    typeof labels === 'object' && labels !== null ? Object.keys(labels).length : (hfConfig['num_labels'] ?? 2);
   if (count !== 1) throw new UsageError(`${file}: id2label: a reward model has one label, this one has ${show(count)}`);
   return 'reward';
 }
@@ -156,7 +168,10 @@ function readReward(hfConfig: Json, file: string): { rewardBias: number; rewardG
   return { rewardBias: number('reward_bias', 0), rewardGain: number('reward_gain', 1) };
 }
 
-/** Buffers and heads which transformers does not read either: causal masks, rotary tables, a head that is not this model's. */
+/**
+ * Buffers and heads which transformers does not read either: causal masks, rotary tables, a head that is not this
+ * model's.
+ */
 const IGNORED = /(^|\.)attn\.(bias|masked_bias)$|(^|\.)rotary_emb\.inv_freq$|^lm_head\.weight$|^score\.weight$/;
 
 /** Which stored tensor holds each planned one: base-model files leave out the prefix `transformer.` or `model.`. */
@@ -174,17 +189,23 @@ function matchTensors(source: TensorSource, plan: PlannedTensor[], config: Model
     const tensor = source.tensors.get(found)!;
     const file = source.fileOf(found);
     if (tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
-      throw new UsageError(`${file}: tensor ${show(found)}: config.json asks for shape [${shape}], found [${tensor.shape}]`);
+      throw new UsageError(
+        `${file}: tensor ${show(found)}: config.json asks for shape [${shape}], found [${tensor.shape}]`,
+      );
     }
     if (!/^(F64|F32|F16|BF16)$/.test(tensor.dtype)) {
-      throw new UsageError(`${file}: tensor ${show(found)} is stored as ${tensor.dtype} (supported: F32, F16, BF16, F64)`);
+      throw new UsageError(
+        `${file}: tensor ${show(found)} is stored as ${tensor.dtype} (supported: F32, F16, BF16, F64)`,
+      );
     }
     stored.set(name, found);
     used.add(found);
   }
   const stray = source.names.find((name) => !used.has(name) && !IGNORED.test(name));
   if (stray !== undefined) {
-    throw new UsageError(`${source.fileOf(stray)}: tensor ${show(stray)} has no place in the model that config.json describes`);
+    throw new UsageError(
+      `${source.fileOf(stray)}: tensor ${show(stray)} has no place in the model that config.json describes`,
+    );
   }
   return stored;
 }

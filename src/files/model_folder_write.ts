@@ -32,8 +32,8 @@ const WEIGHT_FILE = /^model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/;
 
 /**
  * Writes a folder that transformers 4.57 opens with AutoModelForCausalLM, or AutoModelForSequenceClassification for a
- * reward model. All files are written aside in the folder and flushed, then renamed into place, the weights last: weights
- * that are there are whole.
+ * reward model. All files are written aside in the folder and flushed, then renamed into place, the weights last:
+ * weights that are there are whole.
  * @throws RunError where the disk is full or the folder not writable
  */
 export async function writeModel(dir: string, model: NewModel): Promise<void> {
@@ -119,7 +119,10 @@ async function writeWeights(aside: string, tensors: NewTensor[], maxShardBytes: 
   await writeFile(join(aside, 'model.safetensors.index.json'), toJson({ metadata, weight_map: weightMap }));
 }
 
-/** Moves finished files to their places; weights of an earlier model go first, so that they never stand beside a new config. */
+/**
+ * Moves finished files to their places; weights of an earlier model go first, so that they never stand beside a new
+ * config.
+ */
 async function moveInto(dir: string, aside: string): Promise<void> {
   for (const name of await readdir(dir)) if (WEIGHT_FILE.test(name)) await rm(join(dir, name));
   const rank = (name: string) => (name.endsWith('.index.json') ? 2 : WEIGHT_FILE.test(name) ? 1 : 0);

@@ -3,8 +3,15 @@ import { parseJsonObject } from './json.ts';
 
 /** The files of a Hugging Face folder that make up its tokenizer. */
 export const TOKENIZER_FILES = [
-  'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
-  'tokenizer.model', 'chat_template.jinja', 'chat_template.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+  'tokenizer.model',
+  'chat_template.jinja',
+  'chat_template.json',
 ] as const;
 
 interface AddedToken {
@@ -14,24 +21,36 @@ interface AddedToken {
 }
 
 /**
- * The pad token of a reward model. transformers reads the score at the last token that is not `pad_token_id`, so it must not
- * be EOS: where it is (or where there is none), another special token takes its place that no text contains: the
- * tokenizer's own pad token, or one that is no BOS, EOS or UNK and does not occur in the chat template.
+ * The pad token of a reward model. transformers reads the score at the last token that is not `pad_token_id`, so it
+ * must not be EOS: where it is (or where there is none), another special token takes its place that no text contains:
+ * the tokenizer's own pad token, or one that is no BOS, EOS or UNK and does not occur in the chat template.
  * @returns the id, or none where there is no such token; `token` is set where the tokenizer must be told as well
  */
-export function chooseRewardPad(config: ModelConfig, files: Map<string, string | Uint8Array>): { id?: number; token?: string } {
+export function chooseRewardPad(
+  config: ModelConfig,
+  files: Map<string, string | Uint8Array>,
+): { id?: number; token?: string } {
   if (config.padId !== undefined && config.padId !== config.eosId) return { id: config.padId };
   const tokenizer = readJson(files, 'tokenizer.json');
   const settings = readJson(files, 'tokenizer_config.json');
   const added = Array.isArray(tokenizer['added_tokens']) ? (tokenizer['added_tokens'] as AddedToken[]) : [];
   const taken = ['bos_token', 'eos_token', 'unk_token'].map((key) => tokenText(settings[key]));
-  const templates = [settings['chat_template'], files.get('chat_template.jinja')?.toString()]
-    .map((template) => (typeof template === 'string' ? template : JSON.stringify(template ?? '')));
-  const free = added.filter(({ id, content, special }) => special === true && Number.isInteger(id) && id < config.vocabSize
-    && id !== config.eosId && id !== config.bosId && !taken.includes(content)
-    && !templates.some((template) => template.includes(content)));
+  const templates = [settings['chat_template'], files.get('chat_template.jinja')?.toString()].map((template) =>
+    typeof template === 'string' ? template : JSON.stringify(template ?? ''),
+  );
+  const free = added.filter(
+    ({ id, content, special }) =>
+      special === true &&
+      Number.isInteger(id) &&
+      id < config.vocabSize &&
+      id !== config.eosId &&
+      id !== config.bosId &&
+      !taken.includes(content) &&
+      !templates.some((template) => template.includes(content)),
+  );
   const own = tokenText(settings['pad_token']);
-  const best = free.find(({ content }) => content === own) ?? free.find(({ content }) => /pad/i.test(content)) ?? free[0];
+  const best =
+    free.find(({ content }) => content === own) ?? free.find(({ content }) => /pad/i.test(content)) ?? free[0];
   return best ? { id: best.id, ...(best.content === own ? {} : { token: best.content }) } : {};
 }
 

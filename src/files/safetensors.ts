@@ -7,8 +7,21 @@ export { writeSafetensors, type NewTensor, type WritableType } from './safetenso
 
 /** Bytes an element has, by the format's type name. Types not listed here are refused. */
 export const ELEMENT_BYTES: Readonly<Record<string, number>> = {
-  F64: 8, F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, F8_E5M2: 1,
-  I64: 8, I32: 4, I16: 2, I8: 1, U64: 8, U32: 4, U16: 2, U8: 1, BOOL: 1,
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
 };
 
 /** Where a tensor lies: its stored type, shape, and first and past-the-end byte in the file. */
@@ -189,7 +202,8 @@ function readEntry(name: string, entry: unknown, dataStart: number, size: number
     throw fail(`data_offsets must be two byte positions, but are ${show(offsets)}`);
   }
   const [begin, end] = [dataStart + offsets[0]!, dataStart + offsets[1]!];
-  if (begin > end || end > size) throw fail(`data_offsets [${offsets}] lie outside the ${size - dataStart} bytes of data`);
+  if (begin > end || end > size)
+    throw fail(`data_offsets [${offsets}] lie outside the ${size - dataStart} bytes of data`);
   const bytes = shape.reduce((product: number, n: number) => product * n, ELEMENT_BYTES[dtype]!);
   if (bytes !== end - begin) {
     throw fail(`${dtype} of shape [${shape}] has ${bytes} bytes, but data_offsets [${offsets}] hold ${end - begin}`);

@@ -8,7 +8,8 @@ const MAX_SHARDS = 1000;
 
 /**
  * Opens the shards that an index file (`model.safetensors.index.json`) names, as one source of tensors.
- * @throws UsageError where the index is malformed, a shard is missing, or a tensor is not in the shard it is said to be in
+ * @throws UsageError where the index is malformed, a shard is missing, or a tensor is not in the shard it is said to be
+ * in
  */
 export function openShards(indexPath: string): TensorSource {
   const map = readJsonObject(indexPath)['weight_map'];

@@ -10,7 +10,10 @@ export type WritableType = keyof typeof WRITABLE_BYTES;
 
 type Values = Float32Array | Float64Array | Int32Array | Uint32Array | Uint8Array;
 
-/** A tensor to write. `data` may be a function, asked only when its turn comes, so that one tensor at a time is in memory. */
+/**
+ * A tensor to write. `data` may be a function, asked only when its turn comes, so that one tensor at a time is in
+ * memory.
+ */
 export interface NewTensor {
   name: string;
   shape: readonly number[];
@@ -26,8 +29,8 @@ export function tensorBytes({ shape, dtype = 'F32' }: Pick<NewTensor, 'shape' | 
 }
 
 /**
- * Writes a safetensors file, tensor by tensor, and flushes it to the disk. Wide types come first (so that each tensor is
- * aligned), names in order within a type; the same entries give the same bytes. Not atomic: write aside and rename.
+ * Writes a safetensors file, tensor by tensor, and flushes it to the disk. Wide types come first (so that each tensor
+ * is aligned), names in order within a type; the same entries give the same bytes. Not atomic: write aside and rename.
  * @throws RunError where the disk is full or not writable, or where a value does not fit the narrower type
  */
 export async function writeSafetensors(
@@ -80,7 +83,7 @@ async function writeValues(file: FileHandle, entry: NewTensor, values: Values, p
     const part = values.subarray(done, done + CHUNK_VALUES);
     const narrow = dtype === 'F16' || dtype === 'BF16' ? narrowed(part, dtype, name, path) : part;
     const bytes = new Uint8Array(narrow.buffer, narrow.byteOffset, narrow.byteLength);
-    for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+    for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
   }
 }
 
@@ -90,7 +93,10 @@ function narrowed(values: Values, dtype: 'F16' | 'BF16', name: string, path: str
   for (let i = 0; i < bits.length; i++) {
     const b = convert(values[i]!);
     if ((b & 0x7fff) === infinite && Number.isFinite(values[i])) {
-      throw new RunError(`${path}: tensor ${name} has the value ${values[i]}, too large for ${dtype}`, 'write it as f32');
+      throw new RunError(
+        `${path}: tensor ${name} has the value ${values[i]}, too large for ${dtype}`,
+        'write it as f32',
+      );
     }
     bits[i] = b;
   }

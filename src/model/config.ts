@@ -7,7 +7,9 @@ export { parameterCount, tensorPlan, type PlannedTensor } from './tensor_plan.ts
 export const FAMILIES = ['gpt2', 'llama', 'qwen2'] as const;
 export type Family = (typeof FAMILIES)[number];
 
-/** What the decoder's last hidden state feeds: the vocabulary (language model) or one number (reward and value models). */
+/**
+ * What the decoder's last hidden state feeds: the vocabulary (language model) or one number (reward and value models).
+ */
 export type Head = 'lm' | 'reward';
 
 /** How rotary frequencies are stretched for contexts longer than the model was first trained on. */
@@ -55,8 +57,8 @@ export interface ModelConfig {
 type Json = Record<string, unknown>;
 
 /**
- * Reads a Hugging Face `config.json` of a supported family, with the defaults that transformers has where a key is missing.
- * What would change the numbers and is not supported is refused by name.
+ * Reads a Hugging Face `config.json` of a supported family, with the defaults that transformers has where a key is
+ * missing. What would change the numbers and is not supported is refused by name.
  * @param file path that messages name
  * @throws UsageError naming the file and the key
  */
@@ -70,8 +72,10 @@ export function configFromHf(json: Json, file: string): ModelConfig {
   const quantised = json['quantization_config'];
   if (quantised !== undefined && quantised !== null) {
     const method = (quantised as Json)['quant_method'];
-    throw new UsageError(`${file}: quantization_config (quant_method ${show(method)}) is not supported`,
-      'use the model in f32, f16 or bf16');
+    throw new UsageError(
+      `${file}: quantization_config (quant_method ${show(method)}) is not supported`,
+      'use the model in f32, f16 or bf16',
+    );
   }
   return family === 'gpt2' ? gpt2Config(keys) : llamaConfig(keys, family as 'llama' | 'qwen2');
 }
@@ -102,7 +106,11 @@ function gpt2Config(keys: Keys): ModelConfig {
     positions: 'learned',
     ropeTheta: 10000,
     activation: keys.choice('activation_function', activation, {
-      gelu_new: 'gelu_new', gelu_pytorch_tanh: 'gelu_new', gelu: 'gelu', silu: 'silu', swish: 'silu',
+      gelu_new: 'gelu_new',
+      gelu_pytorch_tanh: 'gelu_new',
+      gelu: 'gelu',
+      silu: 'silu',
+      swish: 'silu',
     }),
     gated: false,
     bias: { qkv: true, attnOut: true, mlp: true },
@@ -162,7 +170,10 @@ function refuseSlidingWindow(keys: Keys, layers: number, context: number): void 
 
 /** Typed access to the keys of a config.json; every failure names the file, the key and the value. */
 class Keys {
-  constructor(readonly json: Json, private readonly file: string) {}
+  constructor(
+    readonly json: Json,
+    private readonly file: string,
+  ) {}
 
   fail(key: string, what: string): UsageError {
     return new UsageError(`${this.file}: ${key}: ${what}`);
@@ -214,7 +225,11 @@ class Keys {
   specialIds(): Pick<ModelConfig, 'bosId' | 'eosId' | 'padId'> {
     const vocabSize = this.size('vocab_size', 2 ** 24);
     const ids: Pick<ModelConfig, 'bosId' | 'eosId' | 'padId'> = {};
-    for (const [name, key] of [['bosId', 'bos_token_id'], ['eosId', 'eos_token_id'], ['padId', 'pad_token_id']] as const) {
+    for (const [name, key] of [
+      ['bosId', 'bos_token_id'],
+      ['eosId', 'eos_token_id'],
+      ['padId', 'pad_token_id'],
+    ] as const) {
       const value = this.json[key] ?? undefined;
       // Several ends are for generation, which reads generation_config.json; the first is the model's own.
       const id: unknown = Array.isArray(value) ? value[0] : value;

@@ -4,8 +4,21 @@ type Json = Record<string, unknown>;
 
 /** Keys of a source config that say nothing about the model we write, or say what is no longer true. */
 const NOT_CARRIED = [
-  '_name_or_path', 'architectures', 'auto_map', 'dtype', 'torch_dtype', 'id2label', 'label2id', 'num_labels', 'problem_type',
-  'quantization_config', 'rlhf', 'rope_parameters', 'rope_scaling', 'transformers_version', 'transformers.js_config',
+  '_name_or_path',
+  'architectures',
+  'auto_map',
+  'dtype',
+  'torch_dtype',
+  'id2label',
+  'label2id',
+  'num_labels',
+  'problem_type',
+  'quantization_config',
+  'rlhf',
+  'rope_parameters',
+  'rope_scaling',
+  'transformers_version',
+  'transformers.js_config',
 ];
 
 const CLASSES = {
@@ -71,13 +84,17 @@ function llamaKeys(config: ModelConfig): Json {
     hidden_act: config.activation,
     rms_norm_eps: config.normEps,
     rope_theta: config.ropeTheta,
-    rope_scaling: !scaling ? null : scaling.kind === 'linear' ? { rope_type: 'linear', factor: scaling.factor } : {
-      rope_type: 'llama3',
-      factor: scaling.factor,
-      low_freq_factor: scaling.lowFreqFactor,
-      high_freq_factor: scaling.highFreqFactor,
-      original_max_position_embeddings: scaling.originalContext,
-    },
+    rope_scaling: !scaling
+      ? null
+      : scaling.kind === 'linear'
+        ? { rope_type: 'linear', factor: scaling.factor }
+        : {
+            rope_type: 'llama3',
+            factor: scaling.factor,
+            low_freq_factor: scaling.lowFreqFactor,
+            high_freq_factor: scaling.highFreqFactor,
+            original_max_position_embeddings: scaling.originalContext,
+          },
     ...(config.family === 'llama' ? { attention_bias: config.bias.qkv, mlp_bias: config.bias.mlp } : {}),
   };
 }

@@ -11,8 +11,8 @@ export interface PlannedTensor {
   /** Weight decay applies: tensors of two dimensions, embeddings included. */
   decay: boolean;
   /**
-   * How a fresh model draws it: normal(0, initializerRange); residual = normal(0, initializerRange / √(2 · layers)), which
-   * GPT-2 does where a branch joins the residual stream; head = normal(0, 1/√(C+1)).
+   * How a fresh model draws it: normal(0, initializerRange); residual = normal(0, initializerRange / √(2 · layers)),
+   * which GPT-2 does where a branch joins the residual stream; head = normal(0, 1/√(C+1)).
    */
   init: 'normal' | 'residual' | 'zeros' | 'ones' | 'head';
 }
@@ -48,7 +48,10 @@ function gpt2Plan(config: ModelConfig, head: Head): PlannedTensor[] {
     vector(`${name}.bias`, output, 'zeros'),
   ];
   const norm = (name: string) => [vector(`${name}.weight`, C, 'ones'), vector(`${name}.bias`, C, 'zeros')];
-  const plan = [embedding('transformer.wte.weight', config.vocabSize, C), embedding('transformer.wpe.weight', config.context, C)];
+  const plan = [
+    embedding('transformer.wte.weight', config.vocabSize, C),
+    embedding('transformer.wpe.weight', config.context, C),
+  ];
   for (let i = 0; i < config.layers; i++) {
     const layer = `transformer.h.${i}`;
     plan.push(

@@ -36,13 +36,18 @@ test('a folder appears whole, replaces an older one, and stays as it was when fi
   await writeFolderAtomic(path, fill('one'));
   await writeFolderAtomic(path, fill('two'));
   assert.equal(readdirSync(join(path, 'deep')), ['two']);
-  const error = await failure(writeFolderAtomic(path, async (aside) => {
-    writeFileSync(join(aside, 'half'), '');
-    throw new Error('stopped midway');
-  }));
+  const error = await failure(
+    writeFolderAtomic(path, async (aside) => {
+      writeFileSync(join(aside, 'half'), '');
+      throw new Error('stopped midway');
+    }),
+  );
   assert.is(error.message, 'stopped midway');
   assert.equal(readdirSync(join(path, 'deep')), ['two']);
-  assert.equal(readdirSync(dir).filter((name) => name.startsWith('step-1')), ['step-1']);
+  assert.equal(
+    readdirSync(dir).filter((name) => name.startsWith('step-1')),
+    ['step-1'],
+  );
 });
 
 test('full, missing and blocked places give a RunError that names the place', async () => {
@@ -74,8 +79,16 @@ test('leftovers of killed processes go, an interrupted replacement comes back, l
   const place = join(dir, 'run');
   mkdirSync(place);
   const dead = spawnSync(process.execPath, ['-e', '']).pid;
-  const names = [`m.tmp-${dead}-00000001`, `gone.old-${dead}-00000002`, `there.old-${dead}-00000003`,
-    `m.tmp-${process.ppid}-00000004`, `m.tmp-${process.pid}-00000005`, 'there', 'other.tmp', 'x.tmp-1-zz'];
+  const names = [
+    `m.tmp-${dead}-00000001`,
+    `gone.old-${dead}-00000002`,
+    `there.old-${dead}-00000003`,
+    `m.tmp-${process.ppid}-00000004`,
+    `m.tmp-${process.pid}-00000005`,
+    'there',
+    'other.tmp',
+    'x.tmp-1-zz',
+  ];
   for (const name of names) {
     mkdirSync(join(place, name));
     writeFileSync(join(place, name, 'mark'), name);
@@ -84,8 +97,14 @@ test('leftovers of killed processes go, an interrupted replacement comes back, l
     await clearLeftovers(place);
     assert.ok(existsSync(aside), 'what this process is writing stays');
   });
-  assert.equal(readdirSync(place).sort(),
-    ['fresh', 'gone', `m.tmp-${process.ppid}-00000004`, 'other.tmp', 'there', 'x.tmp-1-zz']);
+  assert.equal(readdirSync(place).sort(), [
+    'fresh',
+    'gone',
+    `m.tmp-${process.ppid}-00000004`,
+    'other.tmp',
+    'there',
+    'x.tmp-1-zz',
+  ]);
   assert.is(readFileSync(join(place, 'gone', 'mark'), 'utf8'), `gone.old-${dead}-00000002`);
   assert.is(readFileSync(join(place, 'there', 'mark'), 'utf8'), 'there');
   await clearLeftovers(join(dir, 'not there'));

@@ -12,7 +12,7 @@ import { MODELS, temporaryFolder } from './temporary.ts';
 const fixtures = join(MODELS, '..', 'gguf');
 const dir = temporaryFolder();
 
-test('every supported type decodes to the bits that llama.cpp\'s Python package gives', () => {
+test("every supported type decodes to the bits that llama.cpp's Python package gives", () => {
   const file = openGguf(join(fixtures, 'types.gguf'));
   const expected = openSafetensors(join(fixtures, 'expected.safetensors'));
   assert.is(file.names.length, 11);
@@ -23,8 +23,15 @@ test('every supported type decodes to the bits that llama.cpp\'s Python package 
   }
   const metadata = Object.fromEntries([...file.metadata].filter(([key]) => key.startsWith('test.')));
   assert.equal(metadata, {
-    'test.u32': 7, 'test.i32': -7, 'test.f32': 0.5, 'test.bool': true, 'test.string': 'naïve ▁', 'test.strings': ['a', '', 'ü'],
-    'test.ints': [1, -2, 3], 'test.u64': 2 ** 40, 'test.f64': 0.1,
+    'test.u32': 7,
+    'test.i32': -7,
+    'test.f32': 0.5,
+    'test.bool': true,
+    'test.string': 'naïve ▁',
+    'test.strings': ['a', '', 'ü'],
+    'test.ints': [1, -2, 3],
+    'test.u64': 2 ** 40,
+    'test.f64': 0.1,
   });
   file.close();
   expected.close();
@@ -36,8 +43,12 @@ test('what we write reads back, and Q8_0 has the bytes of llama.cpp', async () =
   const path = join(dir, 'written.gguf');
   const metadata: GgufEntry[] = [
     { key: 'general.architecture', type: 'string', value: 'llama' },
-    { key: 'a', type: 'u32', value: 4_000_000_000 }, { key: 'b', type: 'f32', value: -0.25 }, { key: 'c', type: 'bool', value: false },
-    { key: 'd', type: 'string[]', value: ['x', 'ÿ▁'] }, { key: 'e', type: 'i32[]', value: [1, -1] }, { key: 'f', type: 'f32[]', value: [] },
+    { key: 'a', type: 'u32', value: 4_000_000_000 },
+    { key: 'b', type: 'f32', value: -0.25 },
+    { key: 'c', type: 'bool', value: false },
+    { key: 'd', type: 'string[]', value: ['x', 'ÿ▁'] },
+    { key: 'e', type: 'i32[]', value: [1, -1] },
+    { key: 'f', type: 'f32[]', value: [] },
   ];
   await writeGguf(path, metadata, [
     { name: 'w8', shape: [2, 64], type: 'Q8_0', data: source },
@@ -49,12 +60,22 @@ test('what we write reads back, and Q8_0 has the bytes of llama.cpp', async () =
   assert.equal(file.tensors.get('w16')!.shape, [64, 2]);
   assert.equal(file.read('odd'), Float32Array.of(1, 2, 3, 4, 5));
   const { begin, end } = file.tensors.get('w8')!;
-  assert.ok(readFileSync(path).subarray(begin, end).equals(Buffer.from(expected.readBytes('q8.bytes'))));
+  assert.ok(
+    readFileSync(path)
+      .subarray(begin, end)
+      .equals(Buffer.from(expected.readBytes('q8.bytes'))),
+  );
   file.read('w16').forEach((v, i) => assert.ok(Math.abs(v - source[i]!) <= Math.abs(source[i]!) * 2 ** -11 + 2 ** -25));
   file.close();
   for (const bad of [NaN, 1e9]) {
-    const error = await writeGguf(path, [], [{ name: 'w', shape: [1, 32], type: 'Q8_0', data: new Float32Array(32).fill(bad) }])
-      .then(() => undefined, (e: unknown) => e);
+    const error = await writeGguf(
+      path,
+      [],
+      [{ name: 'w', shape: [1, 32], type: 'Q8_0', data: new Float32Array(32).fill(bad) }],
+    ).then(
+      () => undefined,
+      (e: unknown) => e,
+    );
     assert.instance(error, RunError);
   }
 });
@@ -81,11 +102,14 @@ const data = (bytes: number) => Buffer.alloc(bytes);
 test('hostile files are refused at once', () => {
   const refused = (path: string, pattern: RegExp) => {
     const started = performance.now();
-    assert.throws(() => openGguf(path).close(), (error: unknown) => {
-      assert.instance(error, UsageError);
-      assert.match((error as Error).message, pattern);
-      return true;
-    });
+    assert.throws(
+      () => openGguf(path).close(),
+      (error: unknown) => {
+        assert.instance(error, UsageError);
+        assert.match((error as Error).message, pattern);
+        return true;
+      },
+    );
     assert.ok(performance.now() - started < 1000);
   };
   refused(join(MODELS, 'README.md'), /is not a GGUF file/);
@@ -111,7 +135,10 @@ test('hostile files are refused at once', () => {
   refused(one('w', [1n, 1n, 1n, 1n, 1n], 0, 0n), /5 dimensions/);
   const two = Buffer.concat([tensor('a', [16n], 0, 0n), tensor('b', [4n], 0, 32n), data(256)]);
   refused(craft(2n, 0n, two), /tensor "b": overlaps/);
-  refused(craft(2n, 0n, Buffer.concat([tensor('a', [4n], 0, 0n), tensor('a', [4n], 0, 32n), data(256)])), /"a" is there twice/);
+  refused(
+    craft(2n, 0n, Buffer.concat([tensor('a', [4n], 0, 0n), tensor('a', [4n], 0, 32n), data(256)])),
+    /"a" is there twice/,
+  );
   const iq = openGguf(one('w', [256n], 16, 0n));
   assert.throws(() => iq.read('w'), /tensor "w" has the type IQ2_XXS, which is not supported \(supported: F32, F16/);
   iq.close();

@@ -8,8 +8,18 @@ import { openSafetensors, writeSafetensors, type NewTensor } from '../../src/fil
 import { FUZZ_CASES, mutate, seeded } from './mutate.ts';
 import { MODELS, temporaryFolder } from './temporary.ts';
 
-const FOLDERS = ['gpt2-tiny', 'llama-tiny', 'qwen2-tiny', 'gpt2-rm-tiny', 'llama-rm-tiny', 'stories260K', 'variants/gpt2-hub-names',
-  'variants/llama-bf16-sharded', 'variants/llama3-rope-headdim-f16', 'variants/qwen2-rm'];
+const FOLDERS = [
+  'gpt2-tiny',
+  'llama-tiny',
+  'qwen2-tiny',
+  'gpt2-rm-tiny',
+  'llama-rm-tiny',
+  'stories260K',
+  'variants/gpt2-hub-names',
+  'variants/llama-bf16-sharded',
+  'variants/llama3-rope-headdim-f16',
+  'variants/qwen2-rm',
+];
 const dir = temporaryFolder();
 let copies = 0;
 
@@ -29,7 +39,8 @@ async function rewrite(folder: string, change: (tensors: Map<string, NewTensor>)
   const path = join(folder, 'model.safetensors');
   const source = openSafetensors(path);
   const tensors = new Map<string, NewTensor>();
-  for (const name of source.names) tensors.set(name, { name, shape: source.tensors.get(name)!.shape, data: source.read(name) });
+  for (const name of source.names)
+    tensors.set(name, { name, shape: source.tensors.get(name)!.shape, data: source.read(name) });
   source.close();
   change(tensors);
   await writeSafetensors(path, tensors.values());
@@ -68,7 +79,8 @@ test('every fixture opens, is written again, and holds the same model', async ()
     const again = openModel(out);
     assert.is(again.dtype, 'F32');
     assert.equal(again.config, model.config);
-    for (const { name: tensor } of model.plan) assert.equal(again.read(tensor), model.read(tensor), `${name} ${tensor}`);
+    for (const { name: tensor } of model.plan)
+      assert.equal(again.read(tensor), model.read(tensor), `${name} ${tensor}`);
     assert.equal(again.plan, model.plan);
     for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
       assert.is(existsSync(join(out, file)), existsSync(join(model.dir, file)));
@@ -79,7 +91,7 @@ test('every fixture opens, is written again, and holds the same model', async ()
   }
 });
 
-test('the hub\'s short names and mask buffers, and prefixed names, are the same model', async () => {
+test("the hub's short names and mask buffers, and prefixed names, are the same model", async () => {
   const short = openModel(join(MODELS, 'variants/gpt2-hub-names'));
   const bare = openSafetensors(join(MODELS, 'variants/gpt2-hub-names/model.safetensors'));
   assert.equal(short.read('transformer.h.1.mlp.c_fc.weight'), bare.read('h.1.mlp.c_fc.weight'));
@@ -91,7 +103,10 @@ test('the hub\'s short names and mask buffers, and prefixed names, are the same 
   });
   const original = openModel(join(MODELS, 'llama-tiny'));
   const renamed = openModel(folder);
-  assert.equal(renamed.read('model.layers.2.self_attn.k_proj.weight'), original.read('model.layers.2.self_attn.k_proj.weight'));
+  assert.equal(
+    renamed.read('model.layers.2.self_attn.k_proj.weight'),
+    original.read('model.layers.2.self_attn.k_proj.weight'),
+  );
   for (const m of [short, original, renamed, bare]) m.close();
 });
 
@@ -113,8 +128,10 @@ test('missing, misshapen, unexpected, non-finite and integer tensors are named',
   const missing = copy('llama-tiny');
   await rewrite(missing, (tensors) => tensors.delete('model.layers.1.mlp.up_proj.weight'));
   refused(missing, /model.safetensors: tensor "model.layers.1.mlp.up_proj.weight" is missing/);
-  refused(copy('llama-tiny', { intermediate_size: 100 }),
-    /"model.layers.0.mlp.gate_proj.weight": config.json asks for shape \[100,40\], found \[108,40\]/);
+  refused(
+    copy('llama-tiny', { intermediate_size: 100 }),
+    /"model.layers.0.mlp.gate_proj.weight": config.json asks for shape \[100,40\], found \[108,40\]/,
+  );
   refused(copy('llama-tiny', { num_hidden_layers: 2 }), /"model.layers.2.input_layernorm.weight" has no place/);
   refused(copy('llama-tiny', { num_hidden_layers: 4 }), /"model.layers.3.input_layernorm.weight" is missing/);
   refused(copy('llama-tiny', { attention_bias: true }), /self_attn.q_proj.bias" is missing/);
@@ -150,30 +167,55 @@ test('folders that are no model say why', () => {
 });
 
 test('heads: the wrong kind, several labels, and other classes are refused', () => {
-  assert.throws(() => openModel(join(MODELS, 'gpt2-tiny'), { kind: 'reward' }), /is a language model, but a reward model/);
-  assert.throws(() => openModel(join(MODELS, 'gpt2-rm-tiny'), { kind: 'lm' }), /is a reward model, but a language model/);
-  refused(copy('gpt2-rm-tiny', { id2label: { 0: 'a', 1: 'b' } }), /id2label: a reward model has one label, this one has 2/);
+  assert.throws(
+    () => openModel(join(MODELS, 'gpt2-tiny'), { kind: 'reward' }),
+    /is a language model, but a reward model/,
+  );
+  assert.throws(
+    () => openModel(join(MODELS, 'gpt2-rm-tiny'), { kind: 'lm' }),
+    /is a reward model, but a language model/,
+  );
+  refused(
+    copy('gpt2-rm-tiny', { id2label: { 0: 'a', 1: 'b' } }),
+    /id2label: a reward model has one label, this one has 2/,
+  );
   refused(copy('gpt2-rm-tiny', { id2label: undefined }), /one label, this one has 2/);
-  refused(copy('gpt2-tiny', { architectures: ['GPT2ForTokenClassification'] }), /"GPT2ForTokenClassification" is not supported/);
+  refused(
+    copy('gpt2-tiny', { architectures: ['GPT2ForTokenClassification'] }),
+    /"GPT2ForTokenClassification" is not supported/,
+  );
   refused(copy('gpt2-rm-tiny', { rlhf: { reward_bias: 'x' } }), /rlhf.reward_bias must be a number/);
   assert.is(openModel(copy('gpt2-rm-tiny', { architectures: undefined })).head, 'reward');
 });
 
 test('reward models keep bias and gain, and never pad with EOS', async () => {
   const model = openModel(join(MODELS, 'llama-rm-tiny'));
-  const added = [[96, '<spare>'], [98, '<s>'], [99, '</s>']].map(([id, content]) => ({ id, content, special: true }));
+  const added = [
+    [96, '<spare>'],
+    [98, '<s>'],
+    [99, '</s>'],
+  ].map(([id, content]) => ({ id, content, special: true }));
   const settings = { bos_token: '<s>', eos_token: '</s>', pad_token: '</s>' };
   const write = async (name: string, padId: number | undefined, tokens: unknown[]) => {
     const out = join(dir, name);
     mkdirSync(out);
     await writeModel(out, {
-      config: { ...model.config, padId }, head: 'reward', rewardBias: -1.25, rewardGain: 0.5, tensors: tensorsOf(model),
+      config: { ...model.config, padId },
+      head: 'reward',
+      rewardBias: -1.25,
+      rewardGain: 0.5,
+      tensors: tensorsOf(model),
       tokenizerFrom: {
-        'tokenizer.json': JSON.stringify({ added_tokens: tokens }), 'tokenizer_config.json': JSON.stringify(settings),
+        'tokenizer.json': JSON.stringify({ added_tokens: tokens }),
+        'tokenizer_config.json': JSON.stringify(settings),
       },
     });
     const json = (file: string) => JSON.parse(readFileSync(join(out, file), 'utf8')) as Json;
-    return { config: json('config.json'), settings: json('tokenizer_config.json'), opened: openModel(out, { kind: 'reward' }) };
+    return {
+      config: json('config.json'),
+      settings: json('tokenizer_config.json'),
+      opened: openModel(out, { kind: 'reward' }),
+    };
   };
   const kept = await write('kept', 100, added);
   assert.is(kept.config['pad_token_id'], 100);
@@ -193,7 +235,10 @@ test('large models are written in shards, smaller ones replace them without a tr
   mkdirSync(out);
   await writeModel(out, { ...parts(model), dtype: 'BF16', maxShardBytes: 20_000 });
   const names = readdirSync(out).sort();
-  assert.ok(names.includes('model-00001-of-00004.safetensors') && names.includes('model.safetensors.index.json'), names.join());
+  assert.ok(
+    names.includes('model-00001-of-00004.safetensors') && names.includes('model.safetensors.index.json'),
+    names.join(),
+  );
   const sharded = openModel(out);
   assert.is(sharded.dtype, 'BF16');
   const [a, b] = [sharded.read('lm_head.weight'), model.read('lm_head.weight')];
@@ -219,14 +264,20 @@ test('when writing fails, what was there stays and nothing is left over', async 
   assert.is(message, 'device lost');
   assert.equal(readdirSync(out), before);
   openModel(out).close();
-  await writeModel(out, { ...parts(model), tensors: tensors.slice(1) }).catch((error: Error) => (message = error.message));
+  await writeModel(out, { ...parts(model), tensors: tensors.slice(1) }).catch(
+    (error: Error) => (message = error.message),
+  );
   assert.match(message, /model.embed_tokens.weight: shape \[89,32\] is due, nothing was given/);
 });
 
 test(`${FUZZ_CASES} folders with a mutated config.json or index are read or refused`, () => {
   const random = seeded(7);
   const folders = [copy('variants/qwen2-rm'), copy('variants/llama-bf16-sharded'), copy('variants/gpt2-hub-names')];
-  const files = folders.flatMap((f) => readdirSync(f).filter((n) => n === 'config.json' || n.endsWith('.index.json')).map((n) => [f, n] as const));
+  const files = folders.flatMap((f) =>
+    readdirSync(f)
+      .filter((n) => n === 'config.json' || n.endsWith('.index.json'))
+      .map((n) => [f, n] as const),
+  );
   const originals = files.map(([f, n]) => readFileSync(join(f, n)));
   let opened = 0;
   for (let n = 0; n < FUZZ_CASES; n++) {

@@ -38,7 +38,11 @@ function refused(path: string, pattern: RegExp): void {
   assert.unreachable(`accepted, but ${pattern} was due`);
 }
 
-const entry = (dtype: string, shape: number[], begin: number, end: number) => ({ dtype, shape, data_offsets: [begin, end] });
+const entry = (dtype: string, shape: number[], begin: number, end: number) => ({
+  dtype,
+  shape,
+  data_offsets: [begin, end],
+});
 
 test('every half value survives the way to float32 and back', () => {
   for (let bits = 0; bits < 65536; bits++) {
@@ -168,9 +172,16 @@ test('hostile headers are refused with the tensor named', () => {
   refused(json({ a: null }), /tensor "a": entry must be an object/);
   refused(json({ __metadata__: { format: 1 } }), /__metadata__ "format" must be a string/);
   refused(json({ __metadata__: [] }), /__metadata__ must be an object/);
-  refused(craft('{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'),
-    /header has "a" twice/);
-  refused(craft('{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"shap\\u0065":[0]}}'), /header has "shape" twice/);
+  refused(
+    craft(
+      '{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}',
+    ),
+    /header has "a" twice/,
+  );
+  refused(
+    craft('{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"shap\\u0065":[0]}}'),
+    /header has "shape" twice/,
+  );
   refused(json({ ['x'.repeat(5000)]: null }), /tensor "x{77}…"/);
   refused(json({ 'a\nb': null }), /tensor "a\\nb"/);
   // A header of many tensors is refused quickly as well.
@@ -193,10 +204,16 @@ test('shards: index and files must agree', () => {
   const map = (JSON.parse(readFileSync(index, 'utf8')) as { weight_map: Record<string, string> }).weight_map;
   const fails = (weightMap: unknown, pattern: RegExp) => {
     writeFileSync(index, JSON.stringify({ weight_map: weightMap }));
-    assert.throws(() => openShards(index), (error: unknown) => error instanceof UsageError && pattern.test(error.message));
+    assert.throws(
+      () => openShards(index),
+      (error: unknown) => error instanceof UsageError && pattern.test(error.message),
+    );
   };
   fails(undefined, /weight_map must be an object, but is nothing/);
-  fails({ ...map, 'model.norm.weight': 'model-00001-of-00003.safetensors' }, /"model.norm.weight" is not in model-00001/);
+  fails(
+    { ...map, 'model.norm.weight': 'model-00001-of-00003.safetensors' },
+    /"model.norm.weight" is not in model-00001/,
+  );
   fails({ ...map, 'model.norm.weight': '../model.safetensors' }, /is not the name of a safetensors file/);
   fails({ ...map, 'model.norm.weight': 7 }, /7 is not the name/);
   fails({ ...map, x: 'gone.safetensors' }, /names gone.safetensors, which does not exist/);

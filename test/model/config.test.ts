@@ -12,8 +12,13 @@ const load = (dir: string) => JSON.parse(readFileSync(join(MODELS, dir, 'config.
 
 const gpt2 = { model_type: 'gpt2', vocab_size: 50, n_embd: 12, n_layer: 2, n_head: 3, n_positions: 16 };
 const llama = {
-  model_type: 'llama', vocab_size: 50, hidden_size: 12, intermediate_size: 20, num_hidden_layers: 2,
-  num_attention_heads: 3, max_position_embeddings: 16,
+  model_type: 'llama',
+  vocab_size: 50,
+  hidden_size: 12,
+  intermediate_size: 20,
+  num_hidden_layers: 2,
+  num_attention_heads: 3,
+  max_position_embeddings: 16,
 };
 const qwen2 = { ...llama, model_type: 'qwen2', num_key_value_heads: 1 };
 
@@ -47,7 +52,11 @@ test('missing keys have the defaults of transformers', () => {
   const q = configFromHf(qwen2, 'f');
   assert.equal(q.bias, { qkv: true, attnOut: false, mlp: false });
   assert.is(q.tied, false);
-  assert.equal(configFromHf({ ...llama, attention_bias: true, mlp_bias: true }, 'f').bias, { qkv: true, attnOut: true, mlp: true });
+  assert.equal(configFromHf({ ...llama, attention_bias: true, mlp_bias: true }, 'f').bias, {
+    qkv: true,
+    attnOut: true,
+    mlp: true,
+  });
 });
 
 test('null counts as missing, except where transformers tells them apart', () => {
@@ -75,9 +84,15 @@ test('rope scaling: llama3 and linear, old and new key names; other kinds refuse
   const { rope_scaling, rope_theta, ...rest } = scaled;
   const renamed = { ...rest, rope_parameters: { ...(rope_scaling as Json), rope_theta } };
   assert.equal(configFromHf(renamed, 'f'), config);
-  assert.equal(configFromHf({ ...llama, rope_scaling: { type: 'linear', factor: 2 } }, 'f').ropeScaling, { kind: 'linear', factor: 2 });
+  assert.equal(configFromHf({ ...llama, rope_scaling: { type: 'linear', factor: 2 } }, 'f').ropeScaling, {
+    kind: 'linear',
+    factor: 2,
+  });
   assert.is(configFromHf({ ...llama, rope_scaling: { rope_type: 'default' } }, 'f').ropeScaling, undefined);
-  refused({ ...llama, rope_scaling: { rope_type: 'yarn', factor: 4 } }, /rope_scaling: rope_type "yarn" is not supported/);
+  refused(
+    { ...llama, rope_scaling: { rope_type: 'yarn', factor: 4 } },
+    /rope_scaling: rope_type "yarn" is not supported/,
+  );
   refused({ ...llama, rope_scaling: { type: 'dynamic', factor: 4 } }, /"dynamic"/);
   refused({ ...llama, rope_scaling: { rope_type: 'llama3', factor: 4 } }, /low_freq_factor/);
   refused({ ...llama, rope_scaling: 7 }, /rope_scaling: must be an object/);
@@ -86,7 +101,10 @@ test('rope scaling: llama3 and linear, old and new key names; other kinds refuse
 });
 
 test('what would change the numbers is refused by name', () => {
-  refused({ ...gpt2, model_type: 'mistral' }, /model_type "mistral" is not supported \(supported: gpt2, llama, qwen2\)/);
+  refused(
+    { ...gpt2, model_type: 'mistral' },
+    /model_type "mistral" is not supported \(supported: gpt2, llama, qwen2\)/,
+  );
   refused({}, /model_type is missing/);
   refused({ ...gpt2, model_type: { a: 1 } }, /model_type an object/);
   refused({ ...llama, quantization_config: { quant_method: 'gptq' } }, /quantization_config \(quant_method "gptq"\)/);
@@ -121,7 +139,14 @@ test('absurd sizes, missing keys and wrong types name the key', () => {
 });
 
 test('configToHf and back is the same model, for every fixture and both heads', () => {
-  const dirs = ['gpt2-tiny', 'llama-tiny', 'qwen2-tiny', 'stories260K', 'gpt2-rm-tiny', 'variants/llama3-rope-headdim-f16'];
+  const dirs = [
+    'gpt2-tiny',
+    'llama-tiny',
+    'qwen2-tiny',
+    'stories260K',
+    'gpt2-rm-tiny',
+    'variants/llama3-rope-headdim-f16',
+  ];
   for (const dir of dirs) {
     const config = configFromHf(load(dir), dir);
     for (const head of ['lm', 'reward'] as const) {
@@ -134,7 +159,14 @@ test('configToHf and back is the same model, for every fixture and both heads', 
 });
 
 test('unknown keys of the source are carried, stale ones are not', () => {
-  const source = { ...gpt2, attn_pdrop: 0.1, _name_or_path: 'x', torch_dtype: 'float16', id2label: { 0: 'a', 1: 'b' }, eos_token_id: [3, 4] };
+  const source = {
+    ...gpt2,
+    attn_pdrop: 0.1,
+    _name_or_path: 'x',
+    torch_dtype: 'float16',
+    id2label: { 0: 'a', 1: 'b' },
+    eos_token_id: [3, 4],
+  };
   const written = configToHf(configFromHf(source, 'f'), 'lm', {}, source);
   assert.is(written['attn_pdrop'], 0.1);
   assert.equal(written['eos_token_id'], [3, 4]);
@@ -159,15 +191,42 @@ test('the tensor plan: names, shapes and counts', () => {
   const small = { ...gpt2, vocab_size: 50257, n_embd: 768, n_layer: 12, n_head: 12, n_positions: 1024 };
   assert.is(parameterCount(configFromHf(small, 'f'), 'lm'), 124_439_808);
   const smol = {
-    ...llama, vocab_size: 49152, hidden_size: 576, intermediate_size: 1536, num_hidden_layers: 30, num_attention_heads: 9,
-    num_key_value_heads: 3, tie_word_embeddings: true, max_position_embeddings: 8192,
+    ...llama,
+    vocab_size: 49152,
+    hidden_size: 576,
+    intermediate_size: 1536,
+    num_hidden_layers: 30,
+    num_attention_heads: 9,
+    num_key_value_heads: 3,
+    tie_word_embeddings: true,
+    max_position_embeddings: 8192,
   };
   assert.is(parameterCount(configFromHf(smol, 'f'), 'lm'), 134_515_008);
 });
 
 test(`${FUZZ_CASES} configs with random values give a config or a UsageError`, () => {
   const random = seeded(3);
-  const values = [null, -1, 0, 1, 3.5, 1e9, 1e308, '', 'llama3', [], [1], {}, { rope_type: 'llama3' }, true, false, 2, 64, 'gelu', NaN];
+  const values = [
+    null,
+    -1,
+    0,
+    1,
+    3.5,
+    1e9,
+    1e308,
+    '',
+    'llama3',
+    [],
+    [1],
+    {},
+    { rope_type: 'llama3' },
+    true,
+    false,
+    2,
+    64,
+    'gelu',
+    NaN,
+  ];
   const sources = ['gpt2-tiny', 'llama-tiny', 'qwen2-tiny', 'variants/llama3-rope-headdim-f16'].map(load);
   let accepted = 0;
   for (let n = 0; n < FUZZ_CASES; n++) {
