@@ -45,13 +45,13 @@ const MAX_LINE_BYTES = 64 * 2 ** 20;
 const MAX_DOCUMENT_BYTES = 256 * 2 ** 20;
 /** Text compresses 3- to 20-fold, hardly ever 200-fold; a gzip bomb 1,000-fold. */
 const MAX_EXPANSION = 200;
-const EXPANSION_GRACE_BYTES = 32 * 2 ** 20;
+const EXPANSION_GRACE_BYTES = 256 * 2 ** 20;
 
 /**
  * The rows of several data sources in turn: JSONL files, gzipped or not (told by their first bytes), `-` for standard
  * input, and where `plainText` allows it `.txt` files. Memory stays at one line. A byte order mark, CRLF, blank lines
  * and a missing last newline are fine; a line that is not one JSON object comes as a BadRow. A source that cannot be
- * read, holds no rows or has a line of more than 64 MiB is a UsageError that names it.
+ * read, holds no rows or has a line (or a gap of blank ones) of more than 64 MiB is a UsageError that names it.
  */
 export async function* readRows(sources: readonly string[], options: ReadOptions = {}): AsyncGenerator<Row | BadRow> {
   await checkSources(sources, options);
@@ -158,25 +158,33 @@ async function* readLines(source: string, chunks: AsyncIterable<Buffer>): AsyncG
   let pending: Buffer[] = [];
   let pendingBytes = 0;
   let line = 0;
+  /** Bytes since the last line that was not blank. */
+  let idleBytes = 0;
   const finish = (tail: Buffer): Row | BadRow | undefined => {
     const bytes = pending.length === 0 ? tail : Buffer.concat([...pending, tail]);
     pending = [];
     pendingBytes = 0;
     line++;
-    return readLine(source, line, bytes);
+    const row = readLine(source, line, bytes);
+    if (row) idleBytes = 0;
+    return row;
   };
   for await (const chunk of chunks) {
     let begin = 0;
+    idleBytes += chunk.length;
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, begin)) {
       const row = finish(chunk.subarray(begin, end));
       begin = end + 1;
       if (row) yield row;
+      for (; chunk[begin] === 10; begin++) line++;
     }
-    if (begin === chunk.length) continue;
-    pending.push(chunk.subarray(begin));
-    pendingBytes += chunk.length - begin;
-    if (pendingBytes > MAX_LINE_BYTES) {
-      throw new UsageError(`${source}:${line + 1}: a line of more than ${MAX_LINE_BYTES / 2 ** 20} MiB`);
+    if (begin < chunk.length) {
+      pending.push(chunk.subarray(begin));
+      pendingBytes += chunk.length - begin;
+    }
+    if (idleBytes > MAX_LINE_BYTES) {
+      const what = pendingBytes > MAX_LINE_BYTES / 2 ? 'a line of more than' : 'nothing but blank lines for';
+      throw new UsageError(`${source}:${line + 1}: ${what} ${MAX_LINE_BYTES / 2 ** 20} MiB`);
     }
   }
   const row = pendingBytes > 0 ? finish(Buffer.alloc(0)) : undefined;

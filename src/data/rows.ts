@@ -165,7 +165,8 @@ function checkOrder(messages: Message[], field: string, first: string, last: str
   let expected = first;
   for (let i = start; i < messages.length; i++) {
     if (messages[i].role !== expected) {
-      throw new RowError(`"${field}" is unbalanced: message ${i + 1} has role ${messages[i].role}, expected ${expected}`);
+      const found = `message ${i + 1} has role ${messages[i].role}`;
+      throw new RowError(`"${field}" is unbalanced: ${found}, expected ${expected}`);
     }
     expected = expected === 'user' ? 'assistant' : 'user';
   }

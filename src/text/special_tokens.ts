@@ -66,9 +66,8 @@ export function leadingSpecialTokens(
   config: Json,
   bosId: number | undefined,
 ): number[] {
-  const kind = className(config);
-  if (BOS_CLASSES.has(kind)) return config.add_bos_token === false || bosId === undefined ? [] : [bosId];
   const leading = leadingOf(description.postProcessor, description, 0);
+  if (BOS_CLASSES.has(className(config))) return config.add_bos_token === false || bosId === undefined ? [] : [bosId];
   if (leading.length === 0 && config.add_bos_token === true && bosId !== undefined) return [bosId];
   return leading;
 }

@@ -68,13 +68,14 @@ test('turns are found with a tokenizer that puts a space before each text', asyn
   );
 });
 
-test('a turn without an end-of-turn token goes to its end', () => {
-  const tokenizer = tokenizers.get('chatml')!;
-  const template = new ChatTemplate("{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}" +
-    "{% if add_generation_prompt %}assistant: {% endif %}");
-  const { text, turns } = template.renderTurns(conversation);
-  assert.equal(turns.map(({ begin, end }) => text.slice(begin, end)), ['Hello.\n', 'See you.\n']);
-  assert.ok(tokenizer);
+test('a turn without an end-of-turn token goes to its end', async () => {
+  const tokenizer = await Tokenizer.load(join(folder, 'chatml'));
+  tokenizer.setChatTemplate("{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}" +
+    '{% if add_generation_prompt %}assistant: {% endif %}');
+  const { ids, turns } = tokenizer.chatTurns(conversation);
+  const texts = turns.map(({ begin, end }) => tokenizer.decode(ids.slice(begin, end)));
+  // The space before the answer is part of its first token.
+  assert.equal(texts, [' Hello.\n', ' See you.\n']);
 });
 
 test('a template that rewrites earlier turns is an error', () => {
@@ -86,7 +87,7 @@ test('a template that rewrites earlier turns is an error', () => {
 test('a broken template, or none, is an error that names --chat-template', async () => {
   const tokenizer = await Tokenizer.load(join(folder, 'chatml'));
   tokenizer.setChatTemplate('{% for m in messages %}');
-  assert.throws(() => tokenizer.chatTemplate(), (e: UsageError) => e instanceof UsageError && /Jinja/.test(e.message));
+  assert.throws(() => tokenizer.chatTemplate(), (e: Error) => e instanceof UsageError && /Jinja/.test(e.message));
   const plain = await Tokenizer.load(join(folder, '../stories260K'));
   assert.throws(
     () => plain.renderChat(conversation),
