@@ -1,0 +1,4 @@
+declare module '*.iife.min.js' {
+  const text: string;
+  export default text;
+}
