@@ -30,6 +30,7 @@ export interface GgufFile {
 
 const MAX_HEADER_BYTES = 256 * 2 ** 20;
 const MAX_STRING_BYTES = 16 * 2 ** 20;
+/** Items of all lists of a file together; the largest vocabularies have 250,000 tokens, types, scores and merges. */
 const MAX_ITEMS = 2 ** 22;
 const MAX_TENSORS = 2 ** 16;
 const DECODE_BYTES = 2 ** 22;
@@ -151,6 +152,7 @@ class Reader {
   position = 0;
   private window = Buffer.alloc(0);
   private start = 0;
+  private itemsLeft = MAX_ITEMS;
 
   constructor(
     private readonly fd: number,
@@ -187,7 +189,8 @@ class Reader {
     const itemType = this.u32();
     if (itemType === 9) throw new UsageError(`${this.path}: metadata key ${show(key)}: nested lists are not supported`);
     const itemBytes = itemType === 8 ? 8 : 1;
-    const count = this.count(MAX_ITEMS, itemBytes, `metadata key ${show(key)}`);
+    const count = this.count(this.itemsLeft, itemBytes, `metadata key ${show(key)}`);
+    this.itemsLeft -= count;
     const items: Array<number | boolean | string> = [];
     for (let i = 0; i < count; i++) items.push(this.scalar(itemType, key));
     return items as GgufValue;

@@ -13,6 +13,8 @@ type Json = Record<string, unknown>;
 export const WEIGHTS_FILE = 'model.safetensors';
 export const INDEX_FILE = 'model.safetensors.index.json';
 
+const MAX_CONFIG_BYTES = 4 * 2 ** 20;
+
 /**
  * A Hugging Face model folder, its weights still on disk. Tensor names are those of `plan`, whatever the files call
  * them.
@@ -47,7 +49,7 @@ export function holdsModel(dir: string): boolean {
 /** adapter_config.json of a LoRA adapter folder (PEFT's layout), or undefined where there is none. */
 export function readAdapterConfig(dir: string): Json | undefined {
   const path = join(dir, 'adapter_config.json');
-  return existsSync(path) ? readJsonObject(path) : undefined;
+  return existsSync(path) ? readJsonObject(path, MAX_CONFIG_BYTES) : undefined;
 }
 
 /**
@@ -61,7 +63,7 @@ export function openModel(dir: string, { kind = 'any' }: { kind?: Head | 'any' }
   const adapter = readAdapterConfig(dir);
   const configPath = join(dir, 'config.json');
   if (!existsSync(configPath)) throw noConfig(dir, adapter);
-  const hfConfig = readJsonObject(configPath);
+  const hfConfig = readJsonObject(configPath, MAX_CONFIG_BYTES);
   const config = configFromHf(hfConfig, configPath);
   const source = openWeights(dir);
   try {

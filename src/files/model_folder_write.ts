@@ -28,6 +28,7 @@ export interface NewModel {
 }
 
 const DTYPE_NAMES = { F32: 'float32', F16: 'float16', BF16: 'bfloat16' } as const;
+const SINGLE_FILE = 'model.safetensors';
 const WEIGHT_FILE = /^model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$/;
 
 /**
@@ -108,7 +109,7 @@ async function writeWeights(aside: string, tensors: NewTensor[], maxShardBytes: 
     shards.at(-1)!.push(tensor);
     size += bytes;
   }
-  if (shards.length === 1) return writeSafetensors(join(aside, 'model.safetensors'), tensors);
+  if (shards.length === 1) return writeSafetensors(join(aside, SINGLE_FILE), tensors);
   const weightMap: Record<string, string> = {};
   for (const [i, shard] of shards.entries()) {
     const name = `model-${String(i + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`;
@@ -120,13 +121,17 @@ async function writeWeights(aside: string, tensors: NewTensor[], maxShardBytes: 
 }
 
 /**
- * Moves finished files to their places; weights of an earlier model go first, so that they never stand beside a new
- * config.
+ * Moves finished files to their places, the weights last. A single file of weights replaces one of the same config in one
+ * rename; in every other case the earlier model's weights go first, so that they never stand beside a new config or shard.
  */
 async function moveInto(dir: string, aside: string): Promise<void> {
-  for (const name of await readdir(dir)) if (WEIGHT_FILE.test(name)) await rm(join(dir, name));
   const rank = (name: string) => (name.endsWith('.index.json') ? 2 : WEIGHT_FILE.test(name) ? 1 : 0);
   const names = (await readdir(aside)).sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
+  const config = (folder: string) => readFile(join(folder, 'config.json'), 'utf8').catch(() => undefined);
+  const inPlace = names.includes(SINGLE_FILE) && (await config(dir)) === (await config(aside));
+  for (const name of await readdir(dir)) {
+    if (WEIGHT_FILE.test(name) && !(inPlace && name === SINGLE_FILE)) await rm(join(dir, name));
+  }
   for (const name of names) await rename(join(aside, name), join(dir, name));
   await rm(aside, { recursive: true });
   await syncPath(dir);

@@ -4,7 +4,9 @@ import { UsageError } from '../errors.ts';
 import { readJsonObject, show } from './json.ts';
 import { openSafetensors, type StoredTensor, type TensorSource } from './safetensors.ts';
 
-const MAX_SHARDS = 1000;
+/** Each shard stays open: fewer than the 1,024 files that a process may usually have. */
+const MAX_SHARDS = 256;
+const MAX_INDEX_BYTES = 16 * 2 ** 20;
 
 /**
  * Opens the shards that an index file (`model.safetensors.index.json`) names, as one source of tensors.
@@ -12,7 +14,7 @@ const MAX_SHARDS = 1000;
  * in
  */
 export function openShards(indexPath: string): TensorSource {
-  const map = readJsonObject(indexPath)['weight_map'];
+  const map = readJsonObject(indexPath, MAX_INDEX_BYTES)['weight_map'];
   if (typeof map !== 'object' || map === null || Array.isArray(map)) {
     throw new UsageError(`${indexPath}: weight_map must be an object, but is ${show(map)}`);
   }
