@@ -1,6 +1,7 @@
 /**
  * Turns a growing list of ids into text piece by piece: a piece is held back while it ends within a character whose
- * bytes are spread over several tokens. All pieces together are the decoded list.
+ * bytes are spread over several tokens. All pieces together are the decoded list; only bytes that are no UTF-8 may show
+ * otherwise, since what follows them can change how they are decoded.
  */
 export class TextStream {
   readonly #decode: (ids: number[]) => string;

@@ -173,7 +173,7 @@ function rewritePreTokenizer(config: unknown, depth: number): Json {
       return { ...config, pretokenizers: list(config, 'pretokenizers').map((c) => rewritePreTokenizer(c, depth + 1)) };
     case 'ByteLevel': {
       const bytes = { ...config, use_regex: false, add_prefix_space: false };
-      const prefix = { type: 'Replace', pattern: { Regex: '\\A(?! )' }, content: ' ' };
+      const prefix = { type: 'Replace', pattern: { Regex: '\\A([^ ])' }, content: ' $1' };
       const steps = [
         ...(config.add_prefix_space === true ? [prefix] : []),
         ...(config.use_regex === false ? [] : [split(GPT2_PATTERN)]),

@@ -203,8 +203,8 @@ test('a reader that fails otherwise is not taken for a bad row', async () => {
 test('fields pass through character for character', () => {
   const text = '{ "id": 12345678901234567890,"__proto__":{"a":[1e400, "}\\","]} , "reward":[1], "toString":-0 }';
   const out = withFields({ text }, { reward: 0.5, sum: [1, 2] });
-  const expected = '{"id": 12345678901234567890,"__proto__":{"a":[1e400, "}\\","]} ,"reward":0.5,"toString":-0 ,"sum":[1,2]}';
-  assert.is(out, expected);
+  const kept = '"id": 12345678901234567890,"__proto__":{"a":[1e400, "}\\","]} ';
+  assert.is(out, `{${kept},"reward":0.5,"toString":-0 ,"sum":[1,2]}`);
   assert.is(withFields({ text: '{}' }, { a: 1 }), '{"a":1}');
   assert.is(withFields({ text: '{"completion":"x","p":1}' }, { completion: undefined, completions: ['y'] }),
     '{"p":1,"completions":["y"]}');
@@ -213,7 +213,8 @@ test('fields pass through character for character', () => {
 
 /** Broken bytes give rows and bad rows, or a UsageError: nothing else, and never another row than JSON has. */
 test('fuzz: mutated files', async () => {
-  const source = Buffer.from('\ufeff{"text":"Zoë said 🙂","n":[1,2,{"k":null}]}\r\n\n{"text":"b\\u00e9"}\n{"text":"c"}');
+  const lines = ['{"text":"Zoë said 🙂","n":[1,2,{"k":null}]}\r\n', '{"text":"b\\u00e9"}', '{"text":"c"}'];
+  const source = Buffer.from(`\ufeff${lines.join('\n')}`);
   const odd = [0, 10, 13, 31, 34, 92, 123, 125, 255];
   let state = 11;
   const random = (n: number) => {

@@ -79,8 +79,8 @@ test('a turn without an end-of-turn token goes to its end', async () => {
 });
 
 test('a template that rewrites earlier turns is an error', () => {
-  const template = new ChatTemplate("{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}" +
-    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}");
+  const template = new ChatTemplate('{% for m in messages %}[{{ m.role }}]' +
+    "{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}");
   assert.throws(() => template.renderTurns(conversation), /renders message 3 differently/);
 });
 

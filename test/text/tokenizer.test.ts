@@ -114,6 +114,8 @@ test('pre-tokenizers that the JavaScript library treats otherwise', () => {
   assert.equal(words(digits, 'a12'), ['a', '1', '2']);
   assert.equal(words({ ...bytes, add_prefix_space: true }, 'ab'), [' ', 'a', 'b']);
   assert.equal(words({ ...bytes, add_prefix_space: true }, ' ab'), [' ', 'a', 'b']);
+  const prefixed = Tokenizer.fromJson({ ...json, pre_tokenizer: { ...bytes, add_prefix_space: true } });
+  assert.equal(prefixed.encode('🙂 🙂'), gpt2.encode(' 🙂 🙂'));
   const merged = { type: 'Split', pattern: { String: ' ' }, behavior: 'MergedWithNext' };
   assert.throws(() => words(merged, 'a'), /MergedWithNext/);
 });
