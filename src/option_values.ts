@@ -46,9 +46,9 @@ export function fromJson(option: Option, value: unknown, where: string): unknown
     case 'number':
     case 'integer':
       if (typeof value !== 'number') throw notA(option, value, where);
-      return checkRange(option, value, String(value), where);
+      return checkRange(option, value, value, where);
     case 'size':
-      if (typeof value === 'number') return checkRange({ ...option, type: 'integer' }, value, String(value), where);
+      if (typeof value === 'number') return checkRange({ ...option, type: 'integer' }, value, value, where);
       break;
     case 'flag':
       if (typeof value !== 'boolean') throw new UsageError(`${where}: ${show(value)} is not true or false`);
@@ -69,10 +69,11 @@ export function fromJson(option: Option, value: unknown, where: string): unknown
   return fromText(option, value, where);
 }
 
-function checkRange(option: Option, value: number, text: string, where: string): number {
+/** `given` is the value as it was written, for the message. */
+function checkRange(option: Option, value: number, given: unknown, where: string): number {
   const { min, max, above, below } = option;
-  if (!Number.isFinite(value)) throw notA(option, text, where);
-  if (option.type === 'integer' && !Number.isSafeInteger(value)) throw notA(option, text, where);
+  if (!Number.isFinite(value)) throw notA(option, given, where);
+  if (option.type === 'integer' && !Number.isSafeInteger(value)) throw notA(option, given, where);
   const bound =
     min !== undefined && value < min
       ? `at least ${min}`
@@ -83,7 +84,7 @@ function checkRange(option: Option, value: number, text: string, where: string):
           : below !== undefined && value >= below
             ? `below ${below}`
             : undefined;
-  if (bound) throw new UsageError(`${where}: ${show(text, false)} is out of range, it must be ${bound}`);
+  if (bound) throw new UsageError(`${where}: ${show(given, false)} is out of range, it must be ${bound}`);
   return value;
 }
 

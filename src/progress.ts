@@ -95,11 +95,11 @@ export class Progress {
     const rate = seconds > 0 ? (last.done - from) / seconds : 0;
     const parts = [total === undefined ? `${last.done} ${unit}` : `${last.done}/${total} ${unit}`];
     if (rate > 0) parts.push(rate >= 1 ? `${significant(rate)} ${unit}/s` : `${significant(1 / rate)} s each`);
+    if (ended) parts.push(`took ${duration(seconds)}`);
+    else if (total !== undefined && rate > 0) parts.push(`${duration((total - last.done) / rate)} left`);
     for (const [name, value] of Object.entries(last.fields ?? {})) {
       parts.push(`${name} ${typeof value === 'number' ? significant(value) : value}`);
     }
-    if (ended) parts.push(`took ${duration(seconds)}`);
-    else if (total !== undefined && rate > 0) parts.push(`${duration((total - last.done) / rate)} left`);
     const text = parts.join('  ');
     if (!this.#screen.isTTY) {
       this.#screen.write(`${label}: ${text}\n`);

@@ -136,7 +136,12 @@ export async function inspectRunFolder({
   settings,
 }: RunFolderOptions): Promise<{ state: RunState; record?: RunRecord }> {
   const { out, resume, overwrite } = settings;
-  const stats = statSync(out, { throwIfNoEntry: false });
+  let stats;
+  try {
+    stats = statSync(out, { throwIfNoEntry: false });
+  } catch (error) {
+    throw outputError(error, out);
+  }
   if (stats && !stats.isDirectory()) throw new UsageError(`--out: a file is in the way: ${show(out)}`);
   if (!stats || overwrite) return { state: 'new' };
   const holds = contents(out);

@@ -40,6 +40,21 @@ export function gpu(): Gpu {
   return current;
 }
 
+/**
+ * Runs `work` as on an adapter with this subgroup size (0: none that is fixed), so that one machine can test every
+ * variant of the kernels. What is recorded meanwhile stays as it is.
+ */
+export async function withSubgroup<T>(subgroup: number, work: () => Promise<T>): Promise<T> {
+  const opened = gpu();
+  const own = opened.subgroup;
+  opened.subgroup = subgroup;
+  try {
+    return await work();
+  } finally {
+    opened.subgroup = own;
+  }
+}
+
 /** Throws what went wrong on the device since the last call (a lost device, an uncaptured error), if anything did. */
 export function checkDevice(): void {
   if (failure) throw failure;

@@ -32,10 +32,11 @@ export function kernel(name: string, source: string, constants: Constants = {}):
     kernels = new Map();
     pending = created = 0;
   }
-  const key = `${name} ${JSON.stringify(constants)}`;
+  const all = { SUBGROUP: gpu().subgroup, ...constants };
+  const key = `${name} ${JSON.stringify(all)}`;
   const known = kernels.get(key);
   if (known) return known;
-  const code = renderTemplate(source, { SUBGROUP: gpu().subgroup, ...constants });
+  const code = renderTemplate(source, all);
   const entries: GPUBindGroupLayoutEntry[] = [];
   for (const [, binding, kind] of code.matchAll(BINDING)) {
     const type = kind === 'uniform' ? 'uniform' : kind.includes('read_write') ? 'storage' : 'read-only-storage';

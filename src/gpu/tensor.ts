@@ -1,8 +1,6 @@
-import { acquireBuffer } from './backend.ts';
-import { gpu } from './device.ts';
-import { checkDevice } from './device.ts';
+import { acquireBuffer, submit } from './backend.ts';
+import { checkDevice, gpu } from './device.ts';
 import { settle } from './wait.ts';
-import { submit } from './backend.ts';
 
 /**
  * A view of 32-bit numbers in a device buffer: `rows` rows of `cols`, `stride` numbers from row to row.
@@ -152,11 +150,17 @@ export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint3
 
 /** Reads tensors back, each as its bytes without padding, in one copy and one wait. */
 export async function download(...tensors: Tensor[]): Promise<ArrayBuffer[]> {
-  return downloadAfter(0, ...tensors);
+  return stage(...tensors).read(0);
 }
 
-/** As `download`, sleeping `expectedMs` before it starts to poll the device (polling takes a CPU core from the driver). */
-export async function downloadAfter(expectedMs: number, ...tensors: Tensor[]): Promise<ArrayBuffer[]> {
+/** Values on their way to the host: copied when everything submitted before has run. */
+export interface Staged {
+  /** Waits for them, sleeping `expectedMs` first: polling the device takes a CPU core from a software driver. */
+  read(expectedMs: number): Promise<ArrayBuffer[]>;
+}
+
+/** Submits a copy of tensors for reading later; programs that run afterwards may overwrite the tensors. */
+export function stage(...tensors: Tensor[]): Staged {
   const starts: number[] = [];
   let size = 0;
   for (const t of tensors) {
@@ -167,19 +171,23 @@ export async function downloadAfter(expectedMs: number, ...tensors: Tensor[]): P
   submit((encoder) => tensors.forEach((t, i) => {
     if (t.bytes > 0) encoder.copyBufferToBuffer(t.buffer, t.offset, staging, starts[i], t.bytes);
   }));
-  await settle(() => staging.mapAsync(0x1), expectedMs);
-  checkDevice();
-  const all = staging.getMappedRange();
-  const results = tensors.map((t, i) => {
-    if (t.stride === t.cols) return all.slice(starts[i], starts[i] + t.bytes);
-    const source = new Uint32Array(all, starts[i], t.rows * t.stride);
-    const packed = new Uint32Array(t.rows * t.cols);
-    for (let r = 0; r < t.rows; r++) packed.set(source.subarray(r * t.stride, r * t.stride + t.cols), r * t.cols);
-    return packed.buffer;
-  });
-  staging.unmap();
-  staging.destroy();
-  return results;
+  return {
+    async read(expectedMs) {
+      await settle(() => staging.mapAsync(0x1), expectedMs);
+      checkDevice();
+      const all = staging.getMappedRange();
+      const results = tensors.map((t, i) => {
+        if (t.stride === t.cols) return all.slice(starts[i], starts[i] + t.bytes);
+        const source = new Uint32Array(all, starts[i], t.rows * t.stride);
+        const packed = new Uint32Array(t.rows * t.cols);
+        for (let r = 0; r < t.rows; r++) packed.set(source.subarray(r * t.stride, r * t.stride + t.cols), r * t.cols);
+        return packed.buffer;
+      });
+      staging.unmap();
+      staging.destroy();
+      return results;
+    },
+  };
 }
 
 /** One tensor's float32 values on the host. */

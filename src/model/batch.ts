@@ -17,6 +17,8 @@ export interface PackRow {
   /** A weight for each pick (two kinds, so that two means come from one batch). Missing: 0. */
   weights?: ArrayLike<number>;
   weights2?: ArrayLike<number>;
+  /** Number of the row in its data set: with the position it names a token for dropout. */
+  key?: number;
 }
 
 /** The sizes that a recorded step is made for: tokens N, picks M, rows R (all rounded up). */
@@ -40,6 +42,8 @@ export interface PackedBatch {
   targets: Uint32Array;
   /** [M,2] */
   weights: Float32Array;
+  /** [N,2] row number and position of each token. */
+  keys: Uint32Array;
   /** First pick of each row. */
   firstPick: number[];
 }
@@ -66,6 +70,7 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
   const positions = new Uint32Array(shape.tokens);
   const index = new Uint32Array(shape.picks).fill(NONE);
   const inverse = new Uint32Array(shape.tokens).fill(NONE);
+  const keys = new Uint32Array(shape.tokens * 2);
   const targets = new Uint32Array(shape.picks);
   const weights = new Float32Array(shape.picks * 2);
   const spans: { first: number; length: number }[] = [];
@@ -73,7 +78,11 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
   let n = 0;
   let m = 0;
   for (const row of rows) {
-    for (let i = 0; i < row.ids.length; i++) ids[n + i] = row.ids[i];
+    for (let i = 0; i < row.ids.length; i++) {
+      ids[n + i] = row.ids[i];
+      keys[2 * (n + i)] = row.key ?? 0;
+      keys[2 * (n + i) + 1] = i;
+    }
     for (const [start, length] of row.segments ?? [[0, row.ids.length]]) {
       if (length === 0) continue;
       if (length > config.context) throw new Error(`a row of ${length} tokens for a context of ${config.context}`);
@@ -96,7 +105,7 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
     spans.push({ first: at, length });
     for (let i = 0; i < length; i++) positions[at + i] = i;
   }
-  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, firstPick };
+  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, keys, firstPick };
 }
 
 /** The device tensors that a batch of one shape is uploaded to. */
@@ -107,9 +116,11 @@ export class BatchTensors {
   readonly targets: Tensor;
   /** [M,2] weights of the picks. */
   readonly weights: Tensor;
+  /** [N,2] what names a token for dropout. */
+  readonly keys: Tensor;
   private readonly tileCount: number;
 
-  constructor(readonly shape: BatchShape, private readonly config: ModelConfig, private readonly training: boolean) {
+  constructor(readonly shape: BatchShape, config: ModelConfig, private readonly training: boolean) {
     const { tokens, picks, rows } = shape;
     const { lanes, queries } = attentionTile();
     const column = (n: number): Tensor => persistent(n, 1, 1);
@@ -127,6 +138,7 @@ export class BatchTensors {
     this.inverse = column(tokens);
     this.targets = column(picks);
     this.weights = persistent(picks, 2, 2);
+    this.keys = persistent(tokens, 2, 2);
   }
 
   /** Uploads a batch of this shape, ordered before the next program that runs. */
@@ -143,6 +155,7 @@ export class BatchTensors {
     upload(this.weights, batch.weights);
     if (!this.training) return;
     upload(this.inverse, batch.inverse);
+    upload(this.keys, batch.keys);
     for (const [occurrences, keys] of [[tokens.idRuns, batch.ids], [tokens.positionRuns, batch.positions]] as const) {
       if (!occurrences) continue;
       const { runs, order } = occurrencesOf(keys, batch.tokens, occurrences.runs.rows);

@@ -61,7 +61,6 @@ export class Decoder {
     const layout = 'in_out';
     let x = embedding(tape, tokens.ids, w('wte.weight'), tokens.idRuns,
       { at: tokens.positions, positions: w('wpe.weight'), runs: tokens.positionRuns }); // [N,C]
-    if (join) x = join(tape, x, x, 0);
     for (let i = 0; i < config.layers; i++) {
       const p = (name: string): Parameter => w(`h.${i}.${name}`);
       const a = norm(tape, x, 'layer', p('ln_1.weight'), p('ln_1.bias'), config.normEps);

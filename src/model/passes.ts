@@ -30,10 +30,9 @@ export interface PassOptions<Extra> {
   /** (gain, bias) of a reward or value model. */
   scale?: Tensor;
   join?: (input: BatchTensors) => Join;
-  /**
-   * Records what stands between forward and backward: from `stats` or `scores` to `gradient`. Without it, no gradient is
-   * taken.
-   */
+  /** Takes the gradient: `objective` then leads from `stats` or `scores` to `gradient`. */
+  training?: boolean;
+  /** Records what stands after the forward pass (and before the backward). */
   objective?: (pass: PassTensors) => Extra;
 }
 
@@ -63,7 +62,7 @@ export class Passes<Extra = unknown> {
 
   private async make(shape: BatchShape): Promise<Pass<Extra>> {
     const { decoder, options } = this;
-    const training = options.objective !== undefined;
+    const training = options.training ?? false;
     const input = new BatchTensors(shape, decoder.config, training);
     const reward = decoder.weights.head === 'reward';
     const tensors: PassTensors = {
@@ -96,4 +95,9 @@ export class Passes<Extra = unknown> {
 export const likelihood = (totals: Tensor) => ({ input, stats, gradient }: PassTensors): void => {
   weightedSum(stats, input.weights, totals);
   likelihoodGradient(input.weights, gradient);
+};
+
+/** The same sums without a gradient, for evaluation. */
+export const likelihoodSums = (totals: Tensor) => ({ input, stats }: PassTensors): void => {
+  weightedSum(stats, input.weights, totals);
 };

@@ -97,16 +97,16 @@ export class Weights {
     throw new Error(`this model has no tensor ${name}`);
   }
 
-  /** Fills every tensor from `read` (values in the planned shape, without padding). */
-  load(read: (name: string) => Float32Array): void {
-    for (const [chunk, { values, length }] of this.chunks.entries()) {
+  /** Fills every tensor (of the values, or of flats laid out like them) from `read`: planned shapes, without padding. */
+  load(read: (name: string) => Float32Array, flats: readonly Tensor[] = this.chunks.map((c) => c.values)): void {
+    for (const [chunk, { length }] of this.chunks.entries()) {
       const flat = new Float32Array(length);
       for (const { name } of this.plan) {
         const place = this.locate(name);
         if (place.chunk !== chunk) continue;
         unpack(read(name), flat, place, true);
       }
-      upload(values, flat);
+      upload(flats[chunk], flat);
     }
   }
 

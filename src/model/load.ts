@@ -1,0 +1,100 @@
+import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
+import { RandomStream } from '../train/random.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
+import { persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import type { Head, ModelConfig, PlannedTensor } from './config.ts';
+import { Decoder } from './decoder.ts';
+import { Weights } from './weights.ts';
+
+/** A model on the device with what belongs to it. */
+export interface Model {
+  dir: string;
+  config: ModelConfig;
+  decoder: Decoder;
+  weights: Weights;
+  /** r = gain·(w·h) + bias; 1 and 0 for language models. */
+  rewardGain: number;
+  rewardBias: number;
+  /** (gain, bias) on the device, of reward and value models. */
+  scale: Tensor;
+  /** config.json of the folder it came from. */
+  hfConfig?: Record<string, unknown>;
+}
+
+export interface LoadOptions {
+  trainable?: boolean;
+  kind?: Head | 'any';
+  /** Gives a language model's body another head: a reward head drawn from `seed` or of zeros. */
+  newHead?: { kind: 'normal'; seed: number } | { kind: 'zeros' };
+}
+
+/** Opens a model folder and puts its weights on the device. Throws UsageError for whatever is wrong with the folder. */
+export function loadModel(dir: string, options: LoadOptions = {}): Model {
+  const folder = openModel(dir, { kind: options.kind ?? 'any' });
+  try {
+    const replaced = options.newHead !== undefined && folder.head === 'lm';
+    const head = replaced ? 'reward' : folder.head;
+    const weights = new Weights(folder.config, head, options.trainable ?? false);
+    const fresh = new Map(weights.plan.filter((t) => t.name === 'score.weight').map((t) => [t.name, t]));
+    weights.load((name) => (replaced && fresh.has(name)
+      ? newHead(fresh.get(name)!, folder.config, options.newHead!)
+      : folder.read(name)));
+    return assemble(folder, weights, replaced ? { gain: 1, bias: 0 } : { gain: folder.rewardGain, bias: folder.rewardBias });
+  } finally {
+    folder.close();
+  }
+}
+
+function assemble(folder: ModelFolder, weights: Weights, { gain, bias }: { gain: number; bias: number }): Model {
+  const { dir, config, hfConfig } = folder;
+  const scale = persistent(2, 1, 1);
+  upload(scale, Float32Array.of(gain, bias));
+  return { dir, config, decoder: new Decoder(config, weights), weights, rewardGain: gain, rewardBias: bias, scale, hfConfig };
+}
+
+/** A freshly drawn model: normal weights with the config's standard deviation, norms 1, biases 0. */
+export function newModel(config: ModelConfig, seed: number, trainable = true): Model {
+  const weights = new Weights(config, 'lm', trainable);
+  const order = new Map(weights.plan.map((t, i) => [t.name, i]));
+  const planned = new Map(weights.plan.map((t) => [t.name, t]));
+  weights.load((name) => draw(planned.get(name)!, config, new RandomStream(seed, 'initialise', order.get(name)!)));
+  const scale = persistent(2, 1, 1);
+  upload(scale, Float32Array.of(1, 0));
+  return { dir: '', config, decoder: new Decoder(config, weights), weights, rewardGain: 1, rewardBias: 0, scale };
+}
+
+function newHead(planned: PlannedTensor, config: ModelConfig, kind: NonNullable<LoadOptions['newHead']>): Float32Array {
+  if (kind.kind === 'zeros') return new Float32Array(size(planned));
+  return draw(planned, config, new RandomStream(kind.seed, 'head'));
+}
+
+const size = ({ shape }: PlannedTensor): number => shape.reduce((product, n) => product * n, 1);
+
+function draw(planned: PlannedTensor, config: ModelConfig, random: RandomStream): Float32Array {
+  const values = new Float32Array(size(planned));
+  if (planned.init === 'zeros') return values;
+  if (planned.init === 'ones') return values.fill(1);
+  const deviation = planned.init === 'head' ? 1 / Math.sqrt(config.width + 1)
+    : planned.init === 'residual' ? config.initializerRange / Math.sqrt(2 * config.layers) : config.initializerRange;
+  for (let i = 0; i < values.length; i++) values[i] = deviation * random.normal();
+  return values;
+}
+
+/** Reads a model folder's tokenizer. */
+export const loadTokenizer = (dir: string): Promise<Tokenizer> => Tokenizer.load(dir);
+
+/** Writes a model (its weights, or tensors laid out like them such as a moving average) as a Hugging Face folder. */
+export async function saveModel(dir: string, model: Model, tokenizerFrom: string | Record<string, string | Uint8Array>,
+  flats?: readonly Tensor[]): Promise<void> {
+  const { config, weights, rewardBias, rewardGain, hfConfig } = model;
+  const values = await weights.save(flats);
+  await writeModel(dir, {
+    config,
+    head: weights.head,
+    rewardBias,
+    rewardGain,
+    hfConfig,
+    tokenizerFrom,
+    tensors: weights.plan.map(({ name, shape }) => ({ name, shape, data: values.get(name)! })),
+  });
+}

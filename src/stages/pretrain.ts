@@ -1,0 +1,135 @@
+import type { RunContext } from '../context.ts';
+import { collectRows } from '../data/collect.ts';
+import { encodeDocument } from '../data/encode.ts';
+import { asText } from '../data/rows.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { loadModel, loadTokenizer, newModel, saveModel } from '../model/load.ts';
+import type { PretrainSettings } from '../options.ts';
+import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
+import { runSteps } from '../train/loop.ts';
+import { defaultMicroBatchTokens } from '../train/micro_batches.ts';
+import { Optimizer } from '../train/optimizer.ts';
+import { BatchOrder } from '../train/order.ts';
+import { multiplier } from '../train/schedule.ts';
+import { activationBytes, beginRun, modelBytes, openSession } from '../train/session.ts';
+import { documentRows, LikelihoodTraining } from './likelihood_training.ts';
+import { lastMetrics } from './sft.ts';
+
+/**
+ * Makes a base model from text: trains a byte-level BPE tokenizer where none is given, draws a model, and minimises the mean
+ * negative log-likelihood of packed documents. With a model given, pretraining goes on from it.
+ */
+export async function pretrain(settings: PretrainSettings, context: RunContext): Promise<void> {
+  const policy = { skipBadRows: settings.skipBadRows, plainText: true, warn: (line: string) => context.warn(line) };
+  const read = async (sources: string[]): Promise<{ texts: string[]; hashes: Record<string, string> }> => {
+    const { rows, sources: digests } = await collectRows(sources, asText, policy);
+    return { texts: rows, hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])) };
+  };
+  const data = await read(settings.data);
+  const heldOut = settings.evalData && await read(settings.evalData);
+  const tokenizer = await findTokenizer(settings, data.texts, context);
+  const opened = await openSession(settings, context);
+  const model = settings.model ? loadModel(settings.model, { trainable: true, kind: 'lm' })
+    : newModel(configOf(settings, tokenizer), settings.seed);
+  if (tokenizer.vocabSize > model.config.vocabSize) throw new Error('the tokenizer has more entries than the model');
+  const { config } = model;
+  const rows = documentRows(data.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
+  const heldOutRows = heldOut && documentRows(heldOut.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
+
+  const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
+  const microBatchTokens = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
+  const longest = Math.min(microBatchTokens, settings.batchSize * config.context);
+  const folder = await beginRun(settings, context, opened, {
+    rows: rows.length,
+    tokens,
+    steps: order.totalSteps,
+    parameters: model.weights.count,
+    memory: modelBytes(model) + activationBytes(model, longest, longest),
+  }, { ...data.hashes, ...heldOut?.hashes });
+  if (!folder) return;
+
+  const training = new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context);
+  const optimizer = new Optimizer('adam', model.weights, settings);
+  const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
+  const rate = (step: number): number => settings.lr * multiplier(step, schedule);
+  const batchOf = (step: number) => order.batch(step).map((i) => rows[i]);
+
+  const done = await runSteps('pretrain', {
+    totalSteps: order.totalSteps,
+    async submit(step) {
+      await training.accumulate(step, batchOf(step));
+      await optimizer.step(step + 1, rate(step));
+      return [training.totals, optimizer.norm];
+    },
+    metrics: (step, [totals, norm]) => ({
+      loss: -totals[0],
+      mean_token_accuracy: totals[2],
+      grad_norm: norm[0],
+      lr: rate(step),
+      epoch: (step + 1) / order.perEpoch,
+      tokens: batchOf(step).reduce((sum, r) => sum + r.ids.length, 0),
+    }),
+    async evaluate(finished) {
+      const due = finished === order.totalSteps || finished % order.perEpoch === 0
+        || settings.evalEvery > 0 && finished % settings.evalEvery === 0;
+      if (!heldOutRows || !due) return undefined;
+      const { loss } = await training.evaluate(heldOutRows);
+      return { eval_loss: loss, eval_perplexity: Math.exp(loss) };
+    },
+    parts: [{ name: 'model', weights: model.weights, flats: model.weights.chunks.map((c) => c.values) }, ...optimizer.parts],
+  }, folder, settings, context);
+
+  await saveModel(settings.out!, model, Object.fromEntries(tokenizer.files));
+  if (done === order.totalSteps) await folder.finish({ steps: done });
+  else await folder.note({ steps: done });
+  await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, steps: done, ...lastMetrics(folder.metrics.path) }));
+}
+
+/** The model's tokenizer, the one that is asked for, or one trained on the text. */
+async function findTokenizer(settings: PretrainSettings, texts: string[], context: RunContext): Promise<Tokenizer> {
+  const given = settings.model ?? settings.tokenizer;
+  if (given) return loadTokenizer(given);
+  const own = settings.tokenizerData.length === settings.data.length
+    && settings.tokenizerData.every((source, i) => source === settings.data[i]);
+  const source = own ? texts : (await collectRows(settings.tokenizerData, textOf, { plainText: true })).rows;
+  context.log(`training a byte-level BPE tokenizer of ${settings.vocabSize} entries`);
+  const json = trainByteLevelBpe(source, { vocabSize: settings.vocabSize, specialTokens: Object.values(SPECIAL_TOKENS) });
+  return Tokenizer.fromJson(json, byteLevelTokenizerConfig(settings.context));
+}
+
+/** All text of a row: a tokenizer may be trained on demonstrations as well as on prose. */
+function textOf(value: Record<string, unknown>): string {
+  if (typeof value.text === 'string') return value.text;
+  const parts = [value.prompt, value.completion].filter((part): part is string => typeof part === 'string');
+  return parts.length > 0 ? parts.join('') : asText(value);
+}
+
+function configOf(settings: PretrainSettings, tokenizer: Tokenizer): ModelConfig {
+  const { arch, width, layers, heads, kvHeads, hidden, context } = settings;
+  const gpt2 = arch === 'gpt2';
+  return {
+    family: gpt2 ? 'gpt2' : 'llama',
+    vocabSize: Math.max(tokenizer.vocabSize, settings.tokenizer ? tokenizer.vocabSize : settings.vocabSize),
+    width,
+    layers,
+    heads,
+    kvHeads: gpt2 ? heads : kvHeads,
+    headDim: width / heads,
+    hidden,
+    context,
+    norm: gpt2 ? 'layer' : 'rms',
+    normEps: 1e-5,
+    positions: gpt2 ? 'learned' : 'rope',
+    ropeTheta: 10000,
+    activation: gpt2 ? 'gelu_new' : 'silu',
+    gated: !gpt2,
+    bias: { qkv: gpt2, attnOut: gpt2, mlp: gpt2 },
+    tied: true,
+    bosId: tokenizer.bosId,
+    eosId: tokenizer.eosId,
+    padId: tokenizer.padId,
+    initializerRange: 0.02,
+  };
+}

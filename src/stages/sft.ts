@@ -1,0 +1,172 @@
+import type { RunContext } from '../context.ts';
+import { collectRows, type RowPolicy } from '../data/collect.ts';
+import { encodeDemonstration, encodeDocument } from '../data/encode.ts';
+import { asDemonstration, asText } from '../data/rows.ts';
+import { readFileSync } from 'node:fs';
+import type { PackRow } from '../model/batch.ts';
+import { loadModel, loadTokenizer, saveModel, type Model } from '../model/load.ts';
+import type { SftSettings } from '../options.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import { runSteps, type StepTask } from '../train/loop.ts';
+import { defaultMicroBatchTokens } from '../train/micro_batches.ts';
+import { Optimizer } from '../train/optimizer.ts';
+import { BatchOrder } from '../train/order.ts';
+import { RandomStream } from '../train/random.ts';
+import { multiplier } from '../train/schedule.ts';
+import { activationBytes, beginRun, modelBytes, openSession } from '../train/session.ts';
+import { documentRows, KeptWeights, LikelihoodTraining, likelihoodRow, packedDemonstrations } from './likelihood_training.ts';
+
+/**
+ * Step 1, supervised fine-tuning (Ouyang et al. 2022, section 3.5 and appendix C.1): minimises the mean negative
+ * log-likelihood of the demonstrations' response tokens, with pretraining rows mixed in where asked for (appendix C.3).
+ */
+export async function trainSft(settings: SftSettings, context: RunContext): Promise<void> {
+  const tokenizer = await loadTokenizer(settings.model!);
+  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const opened = await openSession(settings, context);
+  const model = loadModel(settings.model!, { trainable: true, kind: 'lm' });
+  const { config } = model;
+
+  const data = await demonstrationRows(settings.data, tokenizer, model, settings, context);
+  const heldOut = settings.evalData && await demonstrationRows(settings.evalData, tokenizer, model, settings, context);
+  const mix = settings.pretrain && await pretrainingRows(settings.pretrain, tokenizer, model, settings, context);
+  const rows = settings.packing ? packedDemonstrations(data.rows, config.context) : data.rows;
+
+  const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
+  const mixed = mix && mixedRows(order, rows, mix.rows, settings.pretrainFraction, config.context, settings.seed);
+  const microBatchTokens = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
+  const longest = Math.min(microBatchTokens, (settings.batchSize * tokens) / rows.length + (mix ? config.context : 0));
+  const folder = await beginRun(settings, context, opened, {
+    rows: rows.length,
+    tokens,
+    steps: order.totalSteps,
+    parameters: model.weights.count,
+    memory: modelBytes(model) + activationBytes(model, longest, longest),
+  }, { ...data.hashes, ...heldOut?.hashes, ...mix?.hashes });
+  if (!folder) return;
+
+  const training = new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context);
+  const optimizer = new Optimizer('adam', model.weights, settings);
+  const best = heldOut && new KeptWeights(model);
+  const selection = { value: Infinity, step: 0 };
+  const reward = settings.selectByReward && heldOut
+    ? await (await import('./select_by_reward.ts')).rewardOfAnswers(settings, model, tokenizer, context) : undefined;
+  const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
+  const rate = (step: number): number => settings.lr * multiplier(step, schedule);
+
+  const task: StepTask = {
+    totalSteps: order.totalSteps,
+    async submit(step) {
+      const batch = order.batch(step).map((i) => rows[i]);
+      await training.accumulate(step, batch, mixed?.(step), settings.pretrainWeight);
+      await optimizer.step(step + 1, rate(step));
+      return [training.totals, optimizer.norm];
+    },
+    metrics(step, [totals, norm]) {
+      const batch = order.batch(step).map((i) => rows[i]);
+      const more = mixed?.(step) ?? [];
+      return {
+        loss: -totals[0],
+        mean_token_accuracy: totals[2],
+        ...(more.length > 0 ? { 'loss/ptx': -totals[4] / settings.pretrainWeight } : {}),
+        grad_norm: norm[0],
+        lr: rate(step),
+        epoch: (step + 1) / order.perEpoch,
+        tokens: [...batch, ...more].reduce((sum, r) => sum + r.ids.length, 0),
+      };
+    },
+    async evaluate(done) {
+      const epochEnd = done % order.perEpoch === 0 || done === order.totalSteps;
+      const due = epochEnd || settings.evalEvery > 0 && done % settings.evalEvery === 0;
+      if (!heldOut || !due) return undefined;
+      const { loss, accuracy } = await training.evaluate(heldOut.rows);
+      const found: Record<string, number> = { eval_loss: loss, eval_perplexity: Math.exp(loss), eval_mean_token_accuracy: accuracy };
+      if (epochEnd) {
+        if (reward) found.eval_reward = await reward();
+        const value = reward ? -found.eval_reward : loss;
+        if (value < selection.value) {
+          Object.assign(selection, { value, step: done });
+          await best!.keep();
+        }
+      }
+      return found;
+    },
+    state: () => ({ selection }),
+    restore: (state) => Object.assign(selection, state.selection),
+    parts: [
+      { name: 'model', weights: model.weights, flats: model.weights.chunks.map((c) => c.values) },
+      ...optimizer.parts,
+      ...(best ? [{ name: 'best', weights: model.weights, flats: best.flats }] : []),
+    ],
+  };
+  const done = await runSteps('train-sft', task, folder, settings, context);
+
+  const chosen = best && selection.step > 0 ? best.flats : undefined;
+  await saveModel(settings.out!, model, Object.fromEntries(tokenizer.files), chosen);
+  const summary = { out: settings.out, steps: done, ...(chosen ? { selected_step: selection.step } : {}) };
+  if (done === order.totalSteps) await folder.finish(summary);
+  else await folder.note({ steps: done });
+  await context.stdout.write(JSON.stringify({ command: 'train-sft', ...summary, ...lastMetrics(folder.metrics.path) }));
+}
+
+interface RowSettings { truncate: boolean; skipLong: boolean; skipBadRows: boolean }
+
+/** Reads demonstrations as rows whose response tokens count; each is checked against the context. */
+async function demonstrationRows(sources: string[], tokenizer: Tokenizer, model: Model, settings: RowSettings,
+  context: RunContext): Promise<{ rows: PackRow[]; hashes: Record<string, string> }> {
+  const policy: RowPolicy = { ...settings, warn: (line) => context.warn(line) };
+  const length = { context: model.config.context, truncate: settings.truncate };
+  const { rows, sources: digests } = await collectRows(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length), policy);
+  return {
+    rows: rows.map(({ ids, mask }, i) => likelihoodRow(ids, mask, i)),
+    hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])),
+  };
+}
+
+/** Reads text as packed rows of the context's length. */
+export async function pretrainingRows(sources: string[], tokenizer: Tokenizer, model: Pick<Model, 'config'>, settings: RowSettings,
+  context: RunContext): Promise<{ rows: PackRow[]; hashes: Record<string, string> }> {
+  const policy: RowPolicy = { skipBadRows: settings.skipBadRows, plainText: true, warn: (line) => context.warn(line) };
+  const { rows, sources: digests } = await collectRows(sources, (value) => encodeDocument(tokenizer, asText(value)), policy);
+  return {
+    rows: documentRows(rows, model.config.context),
+    hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])),
+  };
+}
+
+/**
+ * Which pretraining rows join which step: one as soon as `fraction` of the demonstration tokens so far, this step's included,
+ * have paid for a row of context length (appendix C.3). A function of the step alone, so that a resumed run agrees.
+ */
+function mixedRows(order: BatchOrder, rows: PackRow[], pool: PackRow[], fraction: number, length: number, seed: number): (step: number) => PackRow[] {
+  const before: number[] = [0];
+  let tokens = 0;
+  for (let step = 0; step < order.totalSteps; step++) {
+    for (const i of order.batch(step)) tokens += rows[i].ids.length;
+    before.push(Math.floor((fraction * tokens) / length));
+  }
+  return (step) => {
+    const chosen: PackRow[] = [];
+    for (let n = before[step]; n < before[step + 1]; n++) {
+      const pass = Math.floor(n / pool.length);
+      const permutation = passOrder(pool.length, seed, pass);
+      chosen.push({ ...pool[permutation[n % pool.length]], key: 0x80000000 + n });
+    }
+    return chosen;
+  };
+}
+
+const orders = new Map<string, Uint32Array>();
+function passOrder(count: number, seed: number, pass: number): Uint32Array {
+  const key = `${count}/${seed}/${pass}`;
+  let order = orders.get(key);
+  if (!order) orders.set(key, (order = new RandomStream(seed, 'pretrain', pass).permutation(count)));
+  return order;
+}
+
+/** The last line of a metrics file, for a closing summary. */
+export function lastMetrics(path: string): Record<string, unknown> {
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
+  return lines.at(-1) ? (JSON.parse(lines.at(-1)!) as Record<string, unknown>) : {};
+}

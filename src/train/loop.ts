@@ -1,0 +1,105 @@
+import type { RunContext } from '../context.ts';
+import { Interrupted, RunError } from '../errors.ts';
+import { stage, type Staged, type Tensor } from '../gpu/tensor.ts';
+import { Expectation } from '../gpu/wait.ts';
+import type { RunFolder } from '../run_folder.ts';
+import { lastCheckpoint, restoreCheckpoint, saveCheckpoint, type Part } from './checkpoint.ts';
+
+type Numbers = Record<string, unknown>;
+
+/** A training run as a sequence of steps of which each is recorded on the device and read back once. */
+export interface StepTask {
+  /** Steps of the whole run; schedules span them even where the run stops early. */
+  totalSteps: number;
+  /** Submits a 0-based step's work and returns the tensors to read when it is done. */
+  submit(step: number): Promise<Tensor[]>;
+  /** The step's metrics from what was read. */
+  metrics(step: number, values: Float32Array[]): Numbers & { loss: number };
+  /** Is told when `done` steps are done; may evaluate, and returns metrics to add to the last step's. */
+  evaluate?(done: number): Promise<Numbers | undefined>;
+  /** The run's state: tensors, and what else a checkpoint must hold. */
+  parts: Part[];
+  state?(): Numbers;
+  restore?(state: Numbers): void;
+}
+
+export interface LoopSettings {
+  maxSteps?: number;
+  saveEvery: number;
+}
+
+/**
+ * Runs a task's steps from the last checkpoint on, a step ahead of what is read back; writes metrics, checkpoints, and on
+ * Ctrl-C a last checkpoint before it throws Interrupted. Returns the number of steps done.
+ * Throws RunError where a loss or gradient is not finite; the last checkpoint stays.
+ */
+export async function runSteps(label: string, task: StepTask, folder: RunFolder, settings: LoopSettings, context: RunContext): Promise<number> {
+  const start = resume(task.parts, folder, task.restore);
+  const end = Math.min(task.totalSteps, settings.maxSteps ?? Infinity);
+  const duration = new Expectation();
+  let lastRead = performance.now();
+  const { progress } = context;
+  progress.start(label, { total: end, unit: 'steps', from: start });
+
+  const finish = async ({ step, staged, started }: { step: number; staged: Staged; started: number }, extra?: Numbers): Promise<void> => {
+    const begin = Math.max(started, lastRead);
+    const values = await staged.read(duration.value - (performance.now() - begin));
+    lastRead = performance.now();
+    duration.add(lastRead - begin);
+    const metrics = task.metrics(step, values.map((v) => new Float32Array(v)));
+    checkFinite(step, metrics);
+    folder.metrics.append({ step: step + 1, ...metrics, ...extra, seconds: Number(((lastRead - begin) / 1000).toFixed(3)) });
+    progress.update({ done: step + 1, fields: { loss: metrics.loss.toFixed(4) } });
+  };
+
+  let pending: { step: number; staged: Staged; started: number } | undefined;
+  for (let step = start; step < end; step++) {
+    const started = performance.now();
+    const tensors = await task.submit(step);
+    const staged = stage(...tensors);
+    if (pending) await finish(pending);
+    pending = { step, staged, started };
+    const done = step + 1;
+    const extra = await task.evaluate?.(done);
+    const stopped = context.signal.aborted;
+    const save = stopped || done === end && done < task.totalSteps || settings.saveEvery > 0 && done % settings.saveEvery === 0;
+    if (extra || save || done === end) {
+      await finish(pending, extra);
+      pending = undefined;
+    }
+    if (save) await checkpoint(task.parts, folder, done, task.state?.());
+    if (stopped && done < end) {
+      progress.end();
+      throw new Interrupted(`stopped after step ${done}: go on with --resume`);
+    }
+    // Signals arrive between turns of the event loop.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  progress.end();
+  return end;
+}
+
+/** Saves a run's state as it is after `step` steps. */
+export async function checkpoint(parts: readonly Part[], folder: RunFolder, step: number, more: Record<string, unknown> = {}): Promise<void> {
+  folder.metrics.sync();
+  await saveCheckpoint(folder.checkpoints, parts, { step, ...more });
+}
+
+/** Puts the last checkpoint's state back and cuts the metrics to it; returns the steps done (0 without a checkpoint). */
+export function resume(parts: readonly Part[], folder: RunFolder, use?: (state: Record<string, unknown>) => void): number {
+  const last = folder.state === 'resumable' ? lastCheckpoint(folder.checkpoints) : undefined;
+  folder.metrics.cutBack(last?.state.step ?? 0);
+  if (!last) return 0;
+  restoreCheckpoint(last.path, parts);
+  use?.(last.state);
+  return last.state.step;
+}
+
+/** Stops the run where a metric that must be finite is not. */
+export function checkFinite(step: number, metrics: Numbers): void {
+  for (const [name, value] of Object.entries(metrics)) {
+    if (typeof value !== 'number' || Number.isFinite(value)) continue;
+    throw new RunError(`step ${step + 1}: ${name} is ${value}`,
+      'lower --lr, or look at the rows of this step; the last checkpoint is untouched');
+  }
+}

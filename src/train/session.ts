@@ -1,0 +1,80 @@
+import type { RunContext } from '../context.ts';
+import { UsageError } from '../errors.ts';
+import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.ts';
+import { startBackend } from '../gpu/backend.ts';
+import { compilation } from '../gpu/kernel.ts';
+import { openRunFolder, type RunFolder } from '../run_folder.ts';
+import type { Model } from '../model/load.ts';
+
+/** Opens the device that the settings ask for; it is closed when the program ends. */
+export async function openSession(settings: { device?: string; dtype?: string }, context: RunContext): Promise<Gpu> {
+  if (settings.dtype === 'f16') {
+    throw new UsageError('--dtype f16 is not supported by this command yet', 'leave --dtype away: f32');
+  }
+  const opened = await startBackend({ adapter: settings.device, warn: (line) => context.log(line) });
+  context.onExit(() => closeDevice());
+  return opened;
+}
+
+/** What a training command is about to do, shown before it starts and recorded in rlhf.json. */
+export interface Cost {
+  rows: number;
+  tokens: number;
+  steps: number;
+  parameters: number;
+  /** Device memory the run will take, estimated, in bytes. */
+  memory: number;
+}
+
+/**
+ * Opens the run's folder, unless this is a dry run: then the resolved settings and the cost are printed and nothing else
+ * happens. Returns undefined where there is nothing (more) to do.
+ */
+export async function beginRun(settings: { out: string; resume: boolean; overwrite: boolean; dryRun: boolean },
+  context: RunContext, opened: Gpu, cost: Cost, data: Record<string, string>): Promise<RunFolder | undefined> {
+  const adapter = adapterName(opened.info);
+  context.log(`${count(cost.rows)} rows, ${count(cost.tokens)} tokens, ${count(cost.steps)} steps, ${count(cost.parameters)} parameters, `
+    + `about ${megabytes(cost.memory)} on ${adapter}`);
+  if (settings.dryRun) {
+    await context.stdout.write(JSON.stringify({ command: context.command, settings, ...cost, adapter }));
+    return undefined;
+  }
+  const folder = await openRunFolder({ kind: context.command, settings, argv: context.argv });
+  if (folder.state === 'complete') {
+    context.log(`${settings.out}: already complete`);
+    await context.stdout.write(JSON.stringify({ out: settings.out, complete: true, message: 'already complete' }));
+    folder.close();
+    return undefined;
+  }
+  context.onExit(() => folder.close());
+  await folder.noteData(data);
+  await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture }, cost });
+  return folder;
+}
+
+/** Shows how far the compilation of pipelines is, while a first step waits for it. */
+export function compileProgress(context: RunContext): (done: number, all: number) => void {
+  return () => {
+    checkDevice();
+    const { pending, created } = compilation();
+    context.progress.update({ done: 0, fields: { 'compiling kernels': `${created - pending}/${created}` } });
+  };
+}
+
+/** Bytes of a model in training: weights, gradients and two moments, or the weights alone. */
+export const modelBytes = ({ weights }: Model): number =>
+  weights.chunks.reduce((sum, { length, gradients }) => sum + length * 4 * (gradients ? 4 : 1), 0);
+
+/**
+ * Bytes of activations that one training pass over `tokens` tokens keeps, estimated from the tensors each layer saves.
+ */
+export function activationBytes({ config }: Model, tokens: number, picks: number): number {
+  const { width, hidden, heads, kvHeads, headDim, layers, vocabSize, gated } = config;
+  const qkv = (heads + 2 * kvHeads) * headDim;
+  const perLayer = 4 * width + qkv + heads * headDim + (gated ? 3 : 2) * hidden + 2 * heads + 8;
+  const backward = 3 * width + qkv + (gated ? 3 : 1) * hidden;
+  return 4 * (tokens * (layers * perLayer + 2 * width + backward) + picks * (2 * width + vocabSize + 8));
+}
+
+const count = (n: number): string => n.toLocaleString('en-US');
+const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 1e8 ? 1 : 0)} MiB`;
