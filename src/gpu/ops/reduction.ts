@@ -21,7 +21,8 @@ export function wideLanes(): Lanes {
 
 /** A subgroup a row, several rows in a workgroup of 64; without subgroups, a workgroup of 64 a row. */
 export function rowLanes(): Lanes {
-  return { subgroup: gpu().subgroup, workgroup: 64 };
+  const { subgroup } = gpu();
+  return { subgroup: subgroup <= 64 ? subgroup : 0, workgroup: 64 };
 }
 
 /** A kernel whose row is reduced by a whole workgroup (see kernels/reduction.wgsl for the functions that it may call). */

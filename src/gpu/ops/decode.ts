@@ -1,0 +1,67 @@
+import advanceSource from '../../../kernels/decode_advance.wgsl';
+import attentionSource from '../../../kernels/attention_decode.wgsl';
+import inputSource from '../../../kernels/decode_input.wgsl';
+import writeSource from '../../../kernels/cache_write.wgsl';
+import { gpu } from '../device.ts';
+import { kernel } from '../kernel.ts';
+import { clear, f32, launch } from '../program.ts';
+import { spread } from '../tape.ts';
+import { scratch, type Tensor } from '../tensor.ts';
+import type { HeadShape } from './attention.ts';
+
+/** One layer's keys and values: [slots·length, kv·D] each. */
+export interface LayerCache {
+  keys: Tensor;
+  values: Tensor;
+}
+
+/** What the rows of a decoding step read: ids, positions [A], random keys [A,4], from the slots' state. */
+export interface DecodeInput {
+  ids: Tensor;
+  positions: Tensor;
+  keys: Tensor;
+}
+
+/** The state of decoding, a slot a row being written (see kernels/decode_input.wgsl). */
+export interface DecodeState {
+  /** [S,8]: token, position, key ×3, draw number, drawn so far, finished (1 at an end token, 2 at the limit). */
+  state: Tensor;
+  /** [S] most tokens to draw. */
+  limits: Tensor;
+  /** End tokens. */
+  ends: Tensor;
+  /** [S, L] tokens drawn. */
+  drawn: Tensor;
+}
+
+/** Stores keys and values of qkv [N, …] at (slots [N], positions [N]) of a layer's cache of `length` places a slot. */
+export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positions: Tensor, cache: LayerCache, length: number): void {
+  const { heads, kvHeads, headDim } = shape;
+  const width = kvHeads * headDim;
+  const count = qkv.rows * width;
+  launch(kernel('cache_write', writeSource), [slots, positions, qkv, cache.keys, cache.values],
+    [count, width, qkv.stride, heads * headDim, (heads + kvHeads) * headDim, length], spread(count));
+}
+
+/** o [A, H·D]: each row's query against its slot's cache up to its position. */
+export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, positions: Tensor, cache: LayerCache, length: number): Tensor {
+  const { heads, kvHeads, headDim } = shape;
+  const o = scratch(qkv.rows, heads * headDim);
+  if (o.stride !== o.cols) clear(o);
+  launch(kernel('attention_decode', attentionSource, { D: headDim, LANES: gpu().subgroup || 64 }),
+    [slots, positions, qkv, cache.keys, cache.values, o],
+    [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [qkv.rows, heads]);
+  return o;
+}
+
+/** Collects the next step's input of the rows' slots. */
+export function decodeInput(slots: Tensor, state: Tensor, input: DecodeInput): void {
+  launch(kernel('decode_input', inputSource), [slots, state, input.ids, input.positions, input.keys], [slots.rows],
+    [Math.ceil(slots.rows / 64)]);
+}
+
+/** Takes drawn tokens [A] into their slots' state. */
+export function decodeAdvance(slots: Tensor, next: Tensor, decode: DecodeState): void {
+  launch(kernel('decode_advance', advanceSource), [slots, next, decode.limits, decode.ends, decode.state, decode.drawn],
+    [slots.rows, decode.drawn.cols, decode.ends.rows], [Math.ceil(slots.rows / 64)]);
+}

@@ -1,0 +1,283 @@
+import { attentionDecode, cacheWrite, decodeAdvance, decodeInput, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
+import { attention } from '../gpu/ops/attention.ts';
+import { gather, NONE } from '../gpu/ops/gather.ts';
+import { matmul } from '../gpu/ops/matmul.ts';
+import { sample, SAMPLER_SETTINGS_LENGTH, samplerSettings, type SamplerSettings } from '../gpu/ops/sampler.ts';
+import { record, type Program } from '../gpu/program.ts';
+import { Tape } from '../gpu/tape.ts';
+import { persistent, scratch, stage, upload, vector, type Tensor } from '../gpu/tensor.ts';
+import { Expectation } from '../gpu/wait.ts';
+import { gpu } from '../gpu/device.ts';
+import { BatchTensors, packRows, type BatchShape } from './batch.ts';
+import type { Decoder } from './decoder.ts';
+
+/** A prompt to be continued. The triple (row, sample, draw number) names every random number, whatever is beside it. */
+export interface Request {
+  prompt: ArrayLike<number>;
+  /** Number of the prompt's row in the whole input. */
+  row: number;
+  /** Which of the row's responses this is. */
+  sample: number;
+  maxNewTokens: number;
+}
+
+/** A finished response; `ids` ends with the end token if `finish` is `stop`. */
+export interface Response {
+  request: Request;
+  ids: number[];
+  finish: 'stop' | 'length';
+}
+
+export interface GeneratorOptions {
+  /** Responses decoded side by side. */
+  slots: number;
+  /** Most tokens that a prompt and its response have together. */
+  length: number;
+  /** Tokens at which a response ends. */
+  ends: readonly number[];
+  /** Ends a response for other reasons (stop texts): looks at the tokens so far and returns how many to keep. */
+  cut?: (ids: readonly number[]) => number | undefined;
+  /** Is shown the tokens so far, every few steps. */
+  watch?: (request: Request, ids: readonly number[]) => void;
+}
+
+const STEPS = 8; // decoding steps between two looks at which responses have ended
+
+interface Slot {
+  request: Request;
+  drawn: number[];
+}
+
+/**
+ * Decodes responses in slots of a KV cache: a slot whose response has ended takes the next waiting prompt. Tokens stay on
+ * the device from step to step. A response depends on its prompt, its key and the settings alone.
+ */
+export class Generator {
+  private readonly caches: LayerCache[];
+  private readonly decode: DecodeState;
+  private readonly settings = vector(SAMPLER_SETTINGS_LENGTH);
+  private readonly steps = new Map<number, Promise<Program<{ rows: Tensor }>>>();
+  private readonly prefills = new Map<string, Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>>>();
+  private readonly length: number;
+  private readonly expected = new Expectation();
+
+  constructor(private readonly decoder: Decoder, private readonly options: GeneratorOptions) {
+    const { config } = decoder;
+    const { slots, ends } = options;
+    this.length = Math.min(config.context, options.length);
+    const width = config.kvHeads * config.headDim;
+    this.caches = Array.from({ length: config.layers }, () => ({
+      keys: persistent(slots * this.length, width, width),
+      values: persistent(slots * this.length, width, width),
+    }));
+    this.decode = {
+      state: persistent(slots, 8),
+      limits: vector(slots),
+      ends: vector(Math.max(1, ends.length)),
+      drawn: persistent(slots, this.length, this.length),
+    };
+    upload(this.decode.ends, Uint32Array.from(ends.length > 0 ? ends : [NONE]));
+  }
+
+  /** Continues all requests; responses come in the order in which they end. */
+  async *run(requests: Iterable<Request> | AsyncIterable<Request>, settings: SamplerSettings): AsyncGenerator<Response> {
+    upload(this.settings, samplerSettings(settings));
+    const source = Symbol.asyncIterator in requests ? requests[Symbol.asyncIterator]() : requests[Symbol.iterator]();
+    const slots: (Slot | undefined)[] = new Array(this.options.slots).fill(undefined);
+    let exhausted = false;
+    for (;;) {
+      const fresh: number[] = [];
+      for (let s = 0; s < slots.length && !exhausted; s++) {
+        if (slots[s]) continue;
+        const next = await source.next();
+        if (next.done) exhausted = true;
+        else {
+          slots[s] = { request: next.value, drawn: [] };
+          fresh.push(s);
+        }
+      }
+      if (fresh.length > 0) await this.prefill(slots, fresh);
+      const active = slots.flatMap((slot, s) => (slot ? [s] : []));
+      if (active.length === 0) return;
+      yield* this.advance(slots, active);
+    }
+  }
+
+  /** Frees the caches. */
+  dispose(): void {
+    for (const { keys, values } of this.caches) {
+      keys.buffer.destroy();
+      values.buffer.destroy();
+    }
+  }
+
+  /** Runs a few decoding steps of the active slots and empties those that have ended. */
+  private async *advance(slots: (Slot | undefined)[], active: number[]): AsyncGenerator<Response> {
+    const started = performance.now();
+    const left = Math.max(...active.map((s) => slots[s]!.request.maxNewTokens - slots[s]!.drawn.length));
+    const step = await this.step(rowsFor(active.length, slots.length));
+    const rows = new Uint32Array(step.result.rows.rows).fill(NONE);
+    rows.set(active);
+    upload(step.result.rows, rows);
+    for (let i = 0; i < Math.min(STEPS, left); i++) step.run();
+    const staged = stage(this.decode.state, this.decode.drawn);
+    const [stateBytes, drawnBytes] = await staged.read(this.expected.value);
+    this.expected.add(performance.now() - started);
+    const state = new Uint32Array(stateBytes);
+    const drawn = new Uint32Array(drawnBytes);
+    for (const s of active) {
+      const slot = slots[s]!;
+      const count = state[8 * s + 6];
+      const finished = state[8 * s + 7];
+      slot.drawn = [...drawn.subarray(s * this.length, s * this.length + count)];
+      const cut = this.options.cut?.(slot.drawn);
+      this.options.watch?.(slot.request, cut === undefined ? slot.drawn : slot.drawn.slice(0, cut));
+      if (cut !== undefined) {
+        slots[s] = undefined;
+        yield { request: slot.request, ids: slot.drawn.slice(0, cut), finish: 'stop' };
+      } else if (finished !== 0) {
+        slots[s] = undefined;
+        yield { request: slot.request, ids: slot.drawn, finish: finished === 1 ? 'stop' : 'length' };
+      }
+    }
+  }
+
+  /** Runs fresh slots' prompts through the model, fills their caches and draws their first tokens. */
+  private async prefill(slots: (Slot | undefined)[], fresh: number[]): Promise<void> {
+    const { queue } = gpu().device;
+    for (const s of fresh) {
+      const { prompt, row, sample: index, maxNewTokens } = slots[s]!.request;
+      const limit = Math.min(maxNewTokens, this.length - prompt.length);
+      if (limit < 1) throw new Error(`a prompt of ${prompt.length} tokens leaves no room in ${this.length}`);
+      const state = Uint32Array.of(0, prompt.length - 1, row >>> 0, Math.floor(row / 2 ** 32), index, 0, 0, 0);
+      queue.writeBuffer(this.decode.state.buffer, s * 32, state);
+      queue.writeBuffer(this.decode.limits.buffer, s * 4, Uint32Array.of(limit));
+    }
+    // Prompts in passes of bounded size: a row's result does not depend on how they are split.
+    const budget = gpu().software ? 2048 : 16384;
+    for (let at = 0; at < fresh.length;) {
+      const part: number[] = [];
+      let tokens = 0;
+      while (at < fresh.length && (part.length === 0 || tokens + slots[fresh[at]]!.request.prompt.length <= budget)) {
+        tokens += slots[fresh[at]]!.request.prompt.length;
+        part.push(fresh[at++]);
+      }
+      const rows = part.map((s) => {
+        const ids = slots[s]!.request.prompt;
+        return { ids, at: [ids.length - 1] };
+      });
+      const batch = packRows(rows, this.decoder.config);
+      const program = await this.prefillFor(batch.shape);
+      const { input, slots: slotOf, rows: pickSlots } = program.result;
+      const tokenSlots = new Uint32Array(batch.shape.tokens).fill(NONE);
+      let n = 0;
+      for (const [i, s] of part.entries()) {
+        tokenSlots.fill(s, n, n + rows[i].ids.length);
+        n += rows[i].ids.length;
+      }
+      const drawRows = new Uint32Array(batch.shape.picks).fill(NONE);
+      drawRows.set(part);
+      input.upload(batch);
+      upload(slotOf, tokenSlots);
+      upload(pickSlots, drawRows);
+      program.run();
+    }
+  }
+
+  private prefillFor(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {
+    const key = `${shape.tokens}/${shape.picks}/${shape.rows}`;
+    let made = this.prefills.get(key);
+    if (!made) this.prefills.set(key, (made = this.recordPrefill(shape)));
+    return made;
+  }
+
+  private recordPrefill(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {
+    const { decoder, caches, length } = this;
+    const { config } = decoder;
+    const input = new BatchTensors(shape, config, false);
+    const slots = vector(shape.tokens);
+    const rows = vector(shape.picks);
+    return record(() => {
+      const tape = new Tape(false);
+      const hidden = decoder.hidden(tape, input.tokens, {
+        attend: (inner, qkv, layer) => {
+          cacheWrite(qkv, config, slots, input.tokens.positions, caches[layer], length);
+          return attention(inner, qkv, config, input.tokens.tiles);
+        },
+      });
+      const last = gather(tape, hidden, input.index, input.inverse);
+      tape.done(hidden);
+      this.draw(last, rows);
+      return { input, slots, rows };
+    }).ready();
+  }
+
+  private step(rows: number): Promise<Program<{ rows: Tensor }>> {
+    let made = this.steps.get(rows);
+    if (!made) this.steps.set(rows, (made = this.recordStep(rows)));
+    return made;
+  }
+
+  private recordStep(count: number): Promise<Program<{ rows: Tensor }>> {
+    const { decoder, caches, decode, length } = this;
+    const { config } = decoder;
+    const rows = vector(count);
+    return record(() => {
+      const tape = new Tape(false);
+      const input = { ids: scratch(count, 1, 1), positions: scratch(count, 1, 1), keys: scratch(count, 4) };
+      decodeInput(rows, decode.state, input);
+      const hidden = decoder.hidden(tape, { ...input, tiles: rows }, {
+        attend: (_, qkv, layer) => {
+          cacheWrite(qkv, config, rows, input.positions, caches[layer], length);
+          return attentionDecode(qkv, config, rows, input.positions, caches[layer], length);
+        },
+      });
+      this.draw(hidden, rows, input.keys);
+      return { rows };
+    }).ready();
+  }
+
+  /** Logits of hidden states [A,C], a draw for each, and the slots' new state. */
+  private draw(hidden: Tensor, rows: Tensor, keys?: Tensor): void {
+    const { decoder, decode, settings } = this;
+    const logits = scratch(hidden.rows, decoder.config.vocabSize);
+    matmul('nt', hidden, decoder.unembedding.value, logits);
+    const tokens = scratch(hidden.rows, 1, 1);
+    const logprobs = scratch(hidden.rows, 1, 1);
+    let drawKeys = keys;
+    if (!drawKeys) {
+      drawKeys = scratch(hidden.rows, 4);
+      decodeInput(rows, decode.state, { ids: scratch(hidden.rows, 1, 1), positions: scratch(hidden.rows, 1, 1), keys: drawKeys });
+    }
+    sample({ logits, keys: drawKeys, settings, tokens, logprobs });
+    decodeAdvance(rows, tokens, decode);
+  }
+}
+
+/**
+ * Continues a stream of requests with caches as long as they need: a request that is longer than those before waits until
+ * they have ended and gets larger caches. Responses come in the order in which they end; none depends on the others.
+ */
+export async function* generate(decoder: Decoder, requests: AsyncIterable<Request> | Iterable<Request>, settings: SamplerSettings,
+  options: Omit<GeneratorOptions, 'length'>): AsyncGenerator<Response> {
+  const source = (async function* (): AsyncGenerator<Request> { yield* requests; })();
+  let next = await source.next();
+  while (!next.done) {
+    const need = (request: Request): number => Math.min(decoder.config.context, request.prompt.length + request.maxNewTokens);
+    let length = 64;
+    while (length < need(next.value)) length *= 2;
+    const generator = new Generator(decoder, { ...options, length });
+    const fitting = async function* (): AsyncGenerator<Request> {
+      for (; !next.done && need(next.value) <= length; next = await source.next()) yield next.value;
+    };
+    yield* generator.run(fitting(), settings);
+    generator.dispose();
+  }
+}
+
+/** Rows of a decoding step for so many active slots: few sizes, so that few steps are recorded. */
+function rowsFor(active: number, slots: number): number {
+  let rows = 8;
+  while (rows < active) rows *= 2;
+  return Math.min(rows, Math.max(8, slots));
+}

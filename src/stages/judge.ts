@@ -1,0 +1,91 @@
+import type { RunContext } from '../context.ts';
+import { streamRows } from '../data/collect.ts';
+import { encodeCompletion, encodePrompt } from '../data/encode.ts';
+import type { Row } from '../data/jsonl.ts';
+import { asCompletions, type Completions } from '../data/rows.ts';
+import { download } from '../gpu/tensor.ts';
+import { packRows, type PackRow } from '../model/batch.ts';
+import type { Model } from '../model/load.ts';
+import { Passes } from '../model/passes.ts';
+import type { ScoreSettings } from '../options.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
+
+/** A row of completions and its token rows, prompt and response each. */
+export interface EncodedCompletions {
+  row: Row;
+  item: Completions;
+  promptIds: Int32Array;
+  /** Prompt and response of each completion. */
+  ids: Int32Array[];
+}
+
+/** Reads completions rows, encoded and checked against the context, in groups that fill a batch; a bad row comes last, as an error. */
+export async function* readCompletions(settings: ScoreSettings, tokenizer: Tokenizer, model: Model, context: RunContext): AsyncGenerator<EncodedCompletions[]> {
+  const length = { context: model.config.context, truncate: settings.truncate };
+  const rows = streamRows(settings.data, (value) => {
+    const item = asCompletions(value);
+    const promptIds = encodePrompt(tokenizer, item.prompt);
+    const ids = item.completions.map((text, i) => encodeCompletion(tokenizer, promptIds, text, item.finishReasons[i], length).ids);
+    return { item, promptIds, ids };
+  }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
+  let group: EncodedCompletions[] = [];
+  let failure: unknown;
+  try {
+    for await (const { row, item } of rows) {
+      group.push({ row, ...item });
+      if (group.length < settings.batchSize) continue;
+      yield group;
+      group = [];
+    }
+  } catch (error) {
+    failure = error;
+  }
+  if (group.length > 0) yield group;
+  if (failure) throw failure;
+}
+
+/** Scores of token rows under a reward model, each read at its last token. */
+export class Scorer {
+  private readonly passes: Passes;
+
+  constructor(readonly model: Model) {
+    this.passes = new Passes(model.decoder, { scale: model.scale });
+  }
+
+  async scores(rows: readonly ArrayLike<number>[]): Promise<number[]> {
+    const scores: number[] = [];
+    for (const part of microBatches(rows.map((ids): PackRow => ({ ids, at: [ids.length - 1] })), defaultMicroBatchTokens())) {
+      const pass = await this.passes.run(packRows(part, this.model.config));
+      const values = new Float32Array((await download(pass.scores))[0]);
+      scores.push(...values.subarray(0, part.length));
+    }
+    return scores;
+  }
+}
+
+/** Per-token log-probabilities of what follows the first `from` tokens of each row. */
+export class LogprobReader {
+  private readonly passes: Passes;
+
+  constructor(readonly model: Model, temperature = 1) {
+    this.passes = new Passes(model.decoder, { temperature });
+  }
+
+  async logprobs(rows: readonly { ids: ArrayLike<number>; from: number }[]): Promise<Float32Array[]> {
+    const results: Float32Array[] = [];
+    const packed = rows.map(({ ids, from }): PackRow => {
+      const at = Array.from({ length: ids.length - from }, (_, i) => from + i - 1);
+      return { ids, at, targets: at.map((t) => ids[t + 1]) };
+    });
+    for (const part of microBatches(packed, defaultMicroBatchTokens())) {
+      const batch = packRows(part, this.model.config);
+      const pass = await this.passes.run(batch);
+      const stats = new Float32Array((await download(pass.stats))[0]);
+      part.forEach((row, r) => {
+        results.push(Float32Array.from({ length: row.at.length }, (_, i) => stats[4 * (batch.firstPick[r] + i)]));
+      });
+    }
+    return results;
+  }
+}

@@ -1,0 +1,43 @@
+import { readFileSync } from 'node:fs';
+import type { RunContext } from '../context.ts';
+import { withFields } from '../data/output_row.ts';
+import { Interrupted } from '../errors.ts';
+import { loadModel, loadTokenizer } from '../model/load.ts';
+import type { LogprobsSettings } from '../options.ts';
+import { openSession } from '../train/session.ts';
+import { LogprobReader, readCompletions } from './judge.ts';
+
+/** Writes the log-probability of each response token, EOS included, and their sum. */
+export async function logprobs(settings: LogprobsSettings, context: RunContext): Promise<void> {
+  const tokenizer = await loadTokenizer(settings.model!);
+  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  await openSession(settings, context);
+  const model = loadModel(settings.model!, { kind: 'lm' });
+  if (settings.dryRun) {
+    await context.stdout.write(JSON.stringify({ command: 'logprobs', settings, parameters: model.weights.count }));
+    return;
+  }
+  const reader = new LogprobReader(model);
+  context.progress.start('logprobs', { unit: 'rows' });
+  let done = 0;
+  for await (const group of readCompletions(settings, tokenizer, model, context)) {
+    const all = await reader.logprobs(group.flatMap(({ ids, promptIds }) => ids.map((row) => ({ ids: row, from: promptIds.length }))));
+    let at = 0;
+    for (const { row, item, ids, promptIds } of group) {
+      const found = all.slice(at, (at += ids.length)).map((values) => [...values]);
+      const tokens = ids.map((r) => [...r.slice(promptIds.length)]);
+      const sums = found.map((values) => values.reduce((sum, x) => sum + x, 0));
+      const one = item.single;
+      await context.stdout.write(withFields(row, {
+        prompt_tokens: [...promptIds],
+        tokens: one ? tokens[0] : tokens,
+        logprobs: one ? found[0] : found,
+        sum: one ? sums[0] : sums,
+      }));
+    }
+    context.progress.update({ done: (done += group.length) });
+    if (context.signal.aborted) throw new Interrupted();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  context.progress.end();
+}
