@@ -36,7 +36,8 @@ function bash(commands: AnyCommand[]): string {
   const names = [...commands.map((command) => command.name), 'completions', 'help'].join(' ');
   const options = commands.map((command) => {
     const all = Object.entries(command.options).map(([name, option]) => written(name, option));
-    return `    ${command.name}) options="${[...all, '--help'].join(' ')}"; words="${command.positional?.choices?.join(' ') ?? ''}" ;;`;
+    const words = command.positional?.choices?.join(' ') ?? '';
+    return `    ${command.name}) options="${[...all, '--help'].join(' ')}"; words="${words}" ;;`;
   });
   const chosen = commands.flatMap((command) =>
     Object.entries(command.options).flatMap(([name, option]) => {
@@ -56,7 +57,8 @@ function bash(commands: AnyCommand[]): string {
   plain.delete('--preset');
   return `# rlhf completions bash > ~/.local/share/bash-completion/completions/rlhf
 _rlhf() {
-  local word="\${COMP_WORDS[COMP_CWORD]}" previous="\${COMP_WORDS[COMP_CWORD-1]}" command="\${COMP_WORDS[1]}" options words
+  local word="\${COMP_WORDS[COMP_CWORD]}" previous="\${COMP_WORDS[COMP_CWORD-1]}"
+  local command="\${COMP_WORDS[1]}" options words
   if [ "$COMP_CWORD" -eq 1 ]; then COMPREPLY=($(compgen -W "${names} --help --version" -- "$word")); return; fi
   case "$command" in
     completions) COMPREPLY=($(compgen -W "${shells.join(' ')}" -- "$word")); return ;;

@@ -105,10 +105,11 @@ export class Progress {
       this.#screen.write(`${label}: ${text}\n`);
       return;
     }
-    const share = total === undefined || total === 0 ? undefined : Math.min(1, last.done / total);
+    const columns = this.#screen.columns ?? 80;
+    const hasBar = total !== undefined && total > 0 && !ended && columns >= 70;
+    const share = hasBar ? Math.min(1, last.done / total) : undefined;
     const bar = share === undefined ? '' : `${this.#bar(share)} `;
-    const room =
-      Math.max(20, (this.#screen.columns ?? 80) - 1) - (share === undefined ? 0 : BAR_WIDTH + 1) - label.length - 1;
+    const room = Math.max(20, columns - 1) - (share === undefined ? 0 : BAR_WIDTH + 1) - label.length - 1;
     this.#screen.write(`\r\x1b[K${label} ${bar}${text.slice(0, Math.max(0, room))}`);
     this.#onScreen = true;
   }
