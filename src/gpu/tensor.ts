@@ -190,6 +190,17 @@ export function stage(...tensors: Tensor[]): Staged {
   };
 }
 
+/** Several staged readings as one. */
+export function stagedAll(parts: readonly Staged[]): Staged {
+  return {
+    async read(expectedMs) {
+      const all: ArrayBuffer[] = [];
+      for (const [i, part] of parts.entries()) all.push(...await part.read(i === 0 ? expectedMs : 0));
+      return all;
+    },
+  };
+}
+
 /** One tensor's float32 values on the host. */
 export async function readFloats(tensor: Tensor): Promise<Float32Array> {
   return new Float32Array((await download(tensor))[0]);

@@ -38,8 +38,9 @@ export function loadModel(dir: string, options: LoadOptions = {}): Model {
     const fresh = new Map(weights.plan.filter((t) => t.name === 'score.weight').map((t) => [t.name, t]));
     weights.load((name) => (replaced && fresh.has(name)
       ? newHead(fresh.get(name)!, folder.config, options.newHead!)
-      : folder.read(name)));
-    return assemble(folder, weights, replaced ? { gain: 1, bias: 0 } : { gain: folder.rewardGain, bias: folder.rewardBias });
+      : scaled(folder.read(name), options.trainable && name === 'score.weight' ? folder.rewardGain : 1)));
+    return assemble(folder, weights, replaced || options.trainable ? { gain: 1, bias: replaced ? 0 : folder.rewardBias }
+      : { gain: folder.rewardGain, bias: folder.rewardBias });
   } finally {
     folder.close();
   }
@@ -67,6 +68,9 @@ function newHead(planned: PlannedTensor, config: ModelConfig, kind: NonNullable<
   if (kind.kind === 'zeros') return new Float32Array(size(planned));
   return draw(planned, config, new RandomStream(kind.seed, 'head'));
 }
+
+/** A trained head takes the gain into its weights, so that gradients need not know of it. */
+const scaled = (values: Float32Array, gain: number): Float32Array => (gain === 1 ? values : values.map((x) => x * gain));
 
 const size = ({ shape }: PlannedTensor): number => shape.reduce((product, n) => product * n, 1);
 

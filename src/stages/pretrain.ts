@@ -2,6 +2,7 @@ import type { RunContext } from '../context.ts';
 import { collectRows } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
+import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadModel, loadTokenizer, newModel, saveModel } from '../model/load.ts';
 import type { PretrainSettings } from '../options.ts';
@@ -61,7 +62,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
     async submit(step) {
       await training.accumulate(step, batchOf(step));
       await optimizer.step(step + 1, rate(step));
-      return [training.totals, optimizer.norm];
+      return stage(training.totals, optimizer.norm);
     },
     metrics: (step, [totals, norm]) => ({
       loss: -totals[0],

@@ -3,6 +3,7 @@ import { collectRows, type RowPolicy } from '../data/collect.ts';
 import { encodeDemonstration, encodeDocument } from '../data/encode.ts';
 import { asDemonstration, asText } from '../data/rows.ts';
 import { readFileSync } from 'node:fs';
+import { stage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
 import { loadModel, loadTokenizer, saveModel, type Model } from '../model/load.ts';
 import type { SftSettings } from '../options.ts';
@@ -61,7 +62,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
       const batch = order.batch(step).map((i) => rows[i]);
       await training.accumulate(step, batch, mixed?.(step), settings.pretrainWeight);
       await optimizer.step(step + 1, rate(step));
-      return [training.totals, optimizer.norm];
+      return stage(training.totals, optimizer.norm);
     },
     metrics(step, [totals, norm]) {
       const batch = order.batch(step).map((i) => rows[i]);

@@ -1,6 +1,6 @@
 import type { RunContext } from '../context.ts';
 import { Interrupted, RunError } from '../errors.ts';
-import { stage, type Staged, type Tensor } from '../gpu/tensor.ts';
+import type { Staged } from '../gpu/tensor.ts';
 import { Expectation } from '../gpu/wait.ts';
 import type { RunFolder } from '../run_folder.ts';
 import { lastCheckpoint, restoreCheckpoint, saveCheckpoint, type Part } from './checkpoint.ts';
@@ -11,8 +11,8 @@ type Numbers = Record<string, unknown>;
 export interface StepTask {
   /** Steps of the whole run; schedules span them even where the run stops early. */
   totalSteps: number;
-  /** Submits a 0-based step's work and returns the tensors to read when it is done. */
-  submit(step: number): Promise<Tensor[]>;
+  /** Submits a 0-based step's work and returns what is to be read when it is done. */
+  submit(step: number): Promise<Staged>;
   /** The step's metrics from what was read. */
   metrics(step: number, values: Float32Array[]): Numbers & { loss: number };
   /** Is told when `done` steps are done; may evaluate, and returns metrics to add to the last step's. */
@@ -55,8 +55,7 @@ export async function runSteps(label: string, task: StepTask, folder: RunFolder,
   let pending: { step: number; staged: Staged; started: number } | undefined;
   for (let step = start; step < end; step++) {
     const started = performance.now();
-    const tensors = await task.submit(step);
-    const staged = stage(...tensors);
+    const staged = await task.submit(step);
     if (pending) await finish(pending);
     pending = { step, staged, started };
     const done = step + 1;

@@ -1,3 +1,4 @@
+import columnSource from '../../../kernels/first_column.wgsl';
 import gradSource from '../../../kernels/likelihood_grad.wgsl';
 import sumSource from '../../../kernels/weighted_sum.wgsl';
 import { kernel } from '../kernel.ts';
@@ -12,4 +13,9 @@ export function weightedSum(stats: Tensor, weights: Tensor, totals: Tensor): voi
 /** dLogp [M] of the weighted negative log-likelihood, for weights [M,2]. */
 export function likelihoodGradient(weights: Tensor, dLogp: Tensor): void {
   launch(kernel('likelihood_grad', gradSource), [weights, dLogp], [weights.rows], [Math.ceil(weights.rows / 64)]);
+}
+
+/** out [M] = the first column of stats [M,4]: the log-probabilities. */
+export function firstColumn(stats: Tensor, out: Tensor): void {
+  launch(kernel('first_column', columnSource), [stats, out], [stats.rows], [Math.ceil(stats.rows / 64)]);
 }

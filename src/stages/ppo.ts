@@ -1,0 +1,333 @@
+import { mkdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { RunContext } from '../context.ts';
+import { collectRows, RowTooLong } from '../data/collect.ts';
+import { encodePrompt } from '../data/encode.ts';
+import { asPrompt, type Prompt } from '../data/rows.ts';
+import { Interrupted, RunError } from '../errors.ts';
+import { writeFileAtomic } from '../files/atomic.ts';
+import { download } from '../gpu/tensor.ts';
+import { packRows } from '../model/batch.ts';
+import { Generator } from '../model/generate.ts';
+import { loadModel, loadTokenizer, saveModel, type Model } from '../model/load.ts';
+import { Passes } from '../model/passes.ts';
+import type { PpoSettings } from '../options.ts';
+import type { RunFolder } from '../run_folder.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import { checkFinite, checkpoint, resume } from '../train/loop.ts';
+import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
+import { Optimizer } from '../train/optimizer.ts';
+import { RandomStream } from '../train/random.ts';
+import { average } from '../train/ranking_metrics.ts';
+import { ppoMultiplier } from '../train/schedule.ts';
+import { activationBytes, beginRun, compileProgress, modelBytes, openSession } from '../train/session.ts';
+import { LikelihoodTraining } from './likelihood_training.ts';
+import { Advantages, type Episode } from './ppo_rollout.ts';
+import { Update, updateRow, type UpdateStats } from './ppo_update.ts';
+import { openReward, sameTokenizer, type RewardSource } from './reward_source.ts';
+import { lastMetrics, pretrainingRows } from './sft.ts';
+
+/** The four models of PPO (Ouyang et al. 2022, section 3.5 and appendix C.4). */
+interface Models {
+  policy: Model;
+  reference: Model;
+  reward: RewardSource;
+  value: Model;
+}
+
+/**
+ * Step 3, reinforcement learning with PPO. It maximises
+ *     E[ r(x,y) − β · log(π_RL(y|x)/π_SFT(y|x)) ] + γ · E_pretrain[ log π_RL(x) ]        (Ouyang et al. 2022, equation 2)
+ * Each iteration: roll out, score, compare with the reference, spread the reward over the tokens, estimate advantages, update.
+ */
+export async function ppo(settings: PpoSettings, context: RunContext): Promise<void> {
+  const tokenizer = await loadTokenizer(settings.policy!);
+  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  await sameTokenizer(settings.reference, tokenizer, '--reference');
+  const opened = await openSession(settings, context);
+  const policy = loadModel(settings.policy!, { trainable: true, kind: 'lm' });
+  const prompts = await readPrompts(settings, tokenizer, policy, context);
+  const mix = settings.gamma > 0 ? await pretrainingRows(settings.pretrain!, tokenizer, policy, settings, context) : undefined;
+  const reward = await openReward(settings.reward!, tokenizer, context);
+  const value = settings.value ? loadModel(settings.value, { trainable: true, newHead: { kind: 'zeros' } })
+    : loadModel(settings.policy!, { trainable: true, newHead: { kind: 'zeros' } });
+  const models: Models = { policy, reference: loadModel(settings.reference, { kind: 'lm' }), reward, value };
+
+  const total = settings.episodes ?? prompts.rows.length;
+  const iterations = Math.ceil(total / settings.batchSize);
+  const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
+  const longest = longestPrompt + settings.maxNewTokens;
+  const microBatchTokens = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const folder = await beginRun(settings, context, opened, {
+    rows: prompts.rows.length,
+    tokens: total * longest,
+    steps: iterations,
+    parameters: policy.weights.count,
+    memory: [policy, models.reference, value, ...(reward.model ? [reward.model] : [])].reduce((sum, m) => sum + modelBytes(m), 0)
+      + activationBytes(policy, microBatchTokens, microBatchTokens),
+  }, { ...prompts.hashes, ...mix?.hashes });
+  if (!folder) return;
+
+  // What an iteration works with
+  const compiling = compileProgress(context);
+  const generator = new Generator(policy.decoder, {
+    slots: settings.batchSize,
+    length: Math.min(policy.config.context, longest),
+    ends: [...tokenizer.eosIds],
+  });
+  const { temperature } = settings;
+  const policyPasses = new Passes(policy.decoder, { temperature }, compiling);
+  const referencePasses = new Passes(models.reference.decoder, { temperature }, compiling);
+  const valuePasses = new Passes(value.decoder, { scale: value.scale }, compiling);
+  const advantages = new Advantages(settings.whitenRewards);
+  const optimizers = { policy: new Optimizer('policy', policy.weights, settings), value: new Optimizer('value', value.weights, settings) };
+  const pretraining = mix && new LikelihoodTraining(policy, { dropout: 0, seed: settings.seed, microBatchTokens }, context);
+  const update = new Update(policy, value, optimizers, pretraining,
+    { temperature, gamma: settings.gamma, microBatchTokens, emaDecay: settings.ema, compiling });
+  await update.startAverage();
+
+  const parts = [
+    { name: 'policy-model', weights: policy.weights, flats: policy.weights.chunks.map((c) => c.values) },
+    { name: 'value-model', weights: value.weights, flats: value.weights.chunks.map((c) => c.values) },
+    ...optimizers.policy.parts,
+    ...optimizers.value.parts,
+    ...(update.average ? [{ name: 'average', weights: policy.weights, flats: update.average }] : []),
+  ];
+  const controller = { beta: settings.beta, updates: 0 };
+  const start = resume(parts, folder, (state) => Object.assign(controller, state.controller));
+  const end = Math.min(iterations, settings.maxSteps ?? Infinity);
+  context.progress.start('ppo', { total: end, unit: 'iterations', from: start });
+
+  for (let iteration = start; iteration < end; iteration++) {
+    const began = performance.now();
+    const count = Math.min(settings.batchSize, total - iteration * settings.batchSize);
+
+    // 1. Rollout: one response each, from the full softmax at --temperature
+    const chosen = Array.from({ length: count }, (_, i) => promptAt(iteration * settings.batchSize + i, prompts.rows.length, settings));
+    const episodes = await rollOut(generator, chosen.map((c) => ({ ...c, ...prompts.rows[c.row] })), tokenizer, settings, iteration + 1);
+    const rolled = performance.now();
+
+    // 2. Score the sampled ids themselves; a response cut off without EOS loses the penalty
+    const scores = await reward.scores(episodes);
+    episodes.forEach((e, i) => {
+      e.score = scores[i] - (e.finish === 'length' ? settings.missingEosPenalty : 0);
+    });
+
+    // 3. Log-probabilities under the policy and the reference, and values, through the update's own forward pass
+    await compare(episodes, { policyPasses, referencePasses, valuePasses }, policy, microBatchTokens);
+
+    // 4. and 5. Rewards a token with the KL penalty, advantages, whitening
+    const numbers = { klCoef: controller.beta, discount: settings.discount, lambda: settings.gaeLambda, clip: settings.clip,
+      valueClip: settings.valueClip ?? Infinity };
+    const stats = await advantages.compute(episodes, numbers);
+    const scored = performance.now();
+    if (settings.saveRollouts) await saveRollouts(folder, iteration + 1, episodes);
+
+    // 6. and 7. Minibatch updates of policy (with the pretraining term) and value model, and the moving average
+    update.configure(numbers);
+    const schedule = { schedule: settings.schedule, warmup: settings.warmup, totalSteps: iterations, minRatio: settings.minLrRatio };
+    const rate = ppoMultiplier(iteration, schedule);
+    const results: UpdateStats[] = [];
+    for (let epoch = 0; epoch < settings.epochs; epoch++) {
+      const order = settings.shuffle ? new RandomStream(settings.seed, 'minibatch', iteration, epoch).permutation(count)
+        : Uint32Array.from({ length: count }, (_, i) => i);
+      for (let first = 0; first < count; first += settings.minibatchSize) {
+        const minibatch = [...order.subarray(first, first + settings.minibatchSize)].map((i) => episodes[i]);
+        const rows = mix ? mixRows(mix.rows, settings, controller.updates) : [];
+        const read = await update.submit(++controller.updates, minibatch, rows,
+          { policy: settings.lr * rate, value: settings.valueLr * rate });
+        results.push(await read());
+      }
+    }
+    const ended = performance.now();
+
+    const metrics = {
+      episode: Math.min(total, (iteration + 1) * settings.batchSize),
+      ...rolloutMetrics(episodes, stats, controller.beta),
+      ...updateMetrics(results, mix !== undefined),
+      lr: settings.lr * rate,
+      'lr/value': settings.valueLr * rate,
+      tokens: episodes.reduce((sum, e) => sum + e.ids.length, 0),
+      'time/rollout': seconds(began, rolled),
+      'time/score': seconds(rolled, scored),
+      'time/update': seconds(scored, ended),
+      seconds: seconds(began, ended),
+    };
+    if (results.some((r) => !r.finite)) {
+      throw new RunError(`iteration ${iteration + 1}: a gradient is not finite`, 'lower --lr or --value-lr; the last checkpoint is untouched');
+    }
+    const { 'val/explained_var': explained, ...mustBeFinite } = metrics;
+    void explained;
+    checkFinite(iteration, mustBeFinite);
+    if (settings.targetKl !== undefined) controller.beta = adaptBeta(controller.beta, stats.kl, settings.targetKl, count, settings.horizon);
+    folder.metrics.append({ step: iteration + 1, ...metrics });
+    context.progress.update({ done: iteration + 1,
+      fields: { reward: metrics['objective/scores'].toFixed(3), KL: metrics['objective/kl'].toFixed(2), tokens: metrics['response_length/mean'].toFixed(1) } });
+
+    const done = iteration + 1;
+    const stopped = context.signal.aborted;
+    const save = stopped || done === end && done < iterations || settings.saveEvery > 0 && done % settings.saveEvery === 0;
+    if (save) await checkpoint(parts, folder, done, { controller });
+    if (stopped && done < end) {
+      context.progress.end();
+      throw new Interrupted(`stopped after iteration ${done}: go on with --resume`);
+    }
+  }
+  context.progress.end();
+
+  // The moving average is the result where there is one; the raw weights are kept beside it.
+  const files = Object.fromEntries(tokenizer.files);
+  await saveModel(join(settings.out!, 'value'), value, files);
+  if (update.average) await saveModel(join(settings.out!, 'raw'), policy, files);
+  await saveModel(settings.out!, policy, files, update.average);
+  if (end === iterations) await folder.finish({ steps: end });
+  else await folder.note({ steps: end });
+  await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, steps: end, ...lastMetrics(folder.metrics.path) }));
+}
+
+/** β ← β (1 + error · episodes/horizon), error = clip(KL/target − 1, ±0.2) (Ziegler et al. 2019, section 2.2). */
+export function adaptBeta(beta: number, kl: number, target: number, episodes: number, horizon: number): number {
+  const error = Math.min(0.2, Math.max(-0.2, kl / target - 1));
+  return beta * (1 + (error * episodes) / horizon);
+}
+
+/** The prompt of the n-th episode: pass after pass over all prompts, each in its own seeded order. */
+function promptAt(n: number, count: number, { seed, shuffle }: { seed: number; shuffle: boolean }): { row: number; pass: number } {
+  const pass = Math.floor(n / count);
+  const row = shuffle ? passOrder(count, seed, pass)[n % count] : n % count;
+  return { row, pass };
+}
+
+let known: { key: string; order: Uint32Array } | undefined;
+function passOrder(count: number, seed: number, pass: number): Uint32Array {
+  const key = `${count}/${seed}/${pass}`;
+  if (known?.key !== key) known = { key, order: new RandomStream(seed, 'prompts', pass).permutation(count) };
+  return known.order;
+}
+
+/** Pretraining rows of the n-th update: pass after pass over the text, in seeded order. */
+function mixRows<Row>(pool: readonly Row[], settings: PpoSettings, n: number): Row[] {
+  return Array.from({ length: settings.pretrainBatch }, (_, i) => {
+    const at = n * settings.pretrainBatch + i;
+    return pool[new RandomStream(settings.seed, 'pretrain', Math.floor(at / pool.length)).permutation(pool.length)[at % pool.length]];
+  });
+}
+
+interface PromptRow { prompt: Prompt; ids: Int32Array }
+
+/** Reads the prompts; each must leave room for a whole response in the context. */
+async function readPrompts(settings: PpoSettings, tokenizer: Tokenizer, policy: Model, context: RunContext): Promise<{ rows: PromptRow[]; hashes: Record<string, string> }> {
+  const room = policy.config.context - settings.maxNewTokens;
+  const { rows, sources } = await collectRows(settings.prompts, (value): PromptRow => {
+    const prompt = asPrompt(value);
+    const ids = encodePrompt(tokenizer, prompt);
+    if (ids.length <= room) return { prompt, ids };
+    if (settings.truncate && room > 0) return { prompt, ids: ids.slice(ids.length - room) };
+    throw new RowTooLong(`the prompt has ${ids.length} tokens; with --max-new-tokens ${settings.maxNewTokens} the context has room for ${Math.max(0, room)}`);
+  }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
+  return { rows, hashes: Object.fromEntries(sources.map(({ source, sha256 }) => [source, sha256])) };
+}
+
+async function rollOut(generator: Generator, chosen: readonly (PromptRow & { row: number; pass: number })[], tokenizer: Tokenizer,
+  settings: PpoSettings, iteration: number): Promise<Episode[]> {
+  const requests = chosen.map(({ ids, row, pass }) => ({ prompt: ids, row, sample: pass, maxNewTokens: settings.maxNewTokens }));
+  const place = new Map(requests.map((request, i) => [request, i]));
+  const episodes = new Array<Episode>(chosen.length);
+  const draw = { temperature: settings.temperature, topK: 0, topP: 1, seed: settings.seed, iteration };
+  const none = new Float32Array();
+  for await (const { request, ids, finish } of generator.run(requests, draw)) {
+    const i = place.get(request as (typeof requests)[number])!;
+    const { prompt, ids: promptIds } = chosen[i];
+    const text = finish === 'stop' ? ids.slice(0, -1) : ids;
+    episodes[i] = {
+      prompt,
+      promptIds,
+      completion: tokenizer.decode(text, { skipSpecialTokens: true }),
+      ids: Int32Array.from([...promptIds, ...ids]),
+      finish,
+      score: NaN,
+      logprobs: none, refLogprobs: none, entropies: none, values: none, rewards: none, advantages: none, returns: none,
+    };
+  }
+  return episodes;
+}
+
+async function compare(episodes: readonly Episode[], passes: { policyPasses: Passes; referencePasses: Passes; valuePasses: Passes },
+  policy: Model, budget: number): Promise<void> {
+  for (const part of microBatches(episodes.map(updateRow), budget)) {
+    const batch = packRows(part, policy.config);
+    const [ours, theirs, worth] = [await passes.policyPasses.run(batch), await passes.referencePasses.run(batch), await passes.valuePasses.run(batch)];
+    const [stats, refStats, values] = (await download(ours.stats, theirs.stats, worth.scores)).map((bytes) => new Float32Array(bytes));
+    part.forEach(({ episode, at }, r) => {
+      const first = batch.firstPick[r];
+      const column = (from: Float32Array, c: number): Float32Array => Float32Array.from({ length: at.length }, (_, i) => from[4 * (first + i) + c]);
+      episode.logprobs = column(stats, 0);
+      episode.entropies = column(stats, 1);
+      episode.refLogprobs = column(refStats, 0);
+      episode.values = values.slice(first, first + at.length);
+    });
+  }
+}
+
+function rolloutMetrics(episodes: readonly Episode[], stats: { kl: number; klK3: number; nonScoreReward: number; returnsMean: number; returnsVar: number }, beta: number) {
+  const lengths = episodes.map((e) => e.logprobs.length);
+  const scores = average(episodes.map((e) => e.score));
+  return {
+    'objective/kl': stats.kl,
+    'objective/kl_k3': stats.klK3,
+    'objective/kl_coef': beta,
+    'objective/entropy': average(episodes.map((e) => -e.logprobs.reduce((sum, x) => sum + x, 0))),
+    'objective/non_score_reward': stats.nonScoreReward,
+    'objective/rlhf_reward': scores + stats.nonScoreReward,
+    'objective/scores': scores,
+    'returns/mean': stats.returnsMean,
+    'returns/var': stats.returnsVar,
+    'response_length/mean': average(lengths),
+    'response_length/max': Math.max(...lengths),
+    frac_eos: average(episodes.map((e) => (e.finish === 'stop' ? 1 : 0))),
+  };
+}
+
+function updateMetrics(results: readonly UpdateStats[], mixed: boolean) {
+  const mean = (key: Exclude<keyof UpdateStats, 'finite'>): number => average(results.map((r) => r[key]));
+  return {
+    'policy/approxkl_avg': mean('approxKl'),
+    'policy/clipfrac_avg': mean('clipFraction'),
+    'policy/entropy_avg': mean('entropy'),
+    'loss/policy_avg': mean('policyLoss'),
+    'loss/value_avg': mean('valueLoss'),
+    ...(mixed ? { 'loss/ptx': mean('ptxLoss') } : {}),
+    'val/ratio': mean('ratio'),
+    'val/ratio_max': Math.max(...results.map((r) => r.ratioMax)),
+    'val/ratio_min': Math.min(...results.map((r) => r.ratioMin)),
+    'val/clipfrac_avg': mean('valueClipFraction'),
+    'val/explained_var': mean('explainedVariance'),
+    'grad_norm/policy': mean('policyNorm'),
+    ...(mixed ? { 'grad_norm/ptx': mean('ptxNorm') } : {}),
+    'grad_norm/value': mean('valueNorm'),
+  };
+}
+
+/** rollouts/step-NNNNNN.jsonl, a row an episode: everything needed to compute the iteration again. */
+async function saveRollouts(folder: RunFolder, iteration: number, episodes: readonly Episode[]): Promise<void> {
+  const dir = join(folder.path, 'rollouts');
+  mkdirSync(dir, { recursive: true });
+  const lines = episodes.map((e) => JSON.stringify({
+    prompt: e.prompt,
+    completion: e.completion,
+    finish_reason: e.finish,
+    prompt_tokens: [...Int32Array.from(e.promptIds)],
+    tokens: [...e.ids.slice(e.promptIds.length)],
+    logprobs: [...e.logprobs],
+    ref_logprobs: [...e.refLogprobs],
+    values: [...e.values],
+    score: e.score,
+    rewards: [...e.rewards],
+    advantages: [...e.advantages],
+    returns: [...e.returns],
+  }));
+  await writeFileAtomic(join(dir, `step-${String(iteration).padStart(6, '0')}.jsonl`), `${lines.join('\n')}\n`);
+}
+
+const seconds = (from: number, to: number): number => Number(((to - from) / 1000).toFixed(3));

@@ -1,0 +1,248 @@
+import { readFileSync } from 'node:fs';
+import type { RunContext } from '../context.ts';
+import { collectRows, type RowPolicy } from '../data/collect.ts';
+import { encodeCompletion, encodeDemonstration, encodePrompt } from '../data/encode.ts';
+import { asDemonstration, asRanking } from '../data/rows.ts';
+import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
+import { weightedSum } from '../gpu/ops/sums.ts';
+import { clear, record } from '../gpu/program.ts';
+import { persistent, stage, stagedAll, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
+import { packRows, type PackRow } from '../model/batch.ts';
+import { loadModel, loadTokenizer, saveModel } from '../model/load.ts';
+import { Passes, type PassTensors } from '../model/passes.ts';
+import { residualDropout } from '../model/residual_dropout.ts';
+import type { RmSettings } from '../options.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import { runSteps } from '../train/loop.ts';
+import { defaultMicroBatchTokens } from '../train/micro_batches.ts';
+import { Optimizer } from '../train/optimizer.ts';
+import { BatchOrder } from '../train/order.ts';
+import { RandomStream } from '../train/random.ts';
+import { average, rankingReport, type ScoredRanking } from '../train/ranking_metrics.ts';
+import { multiplier } from '../train/schedule.ts';
+import { activationBytes, beginRun, compileProgress, modelBytes, openSession } from '../train/session.ts';
+import { Scorer } from './judge.ts';
+import { lastMetrics } from './sft.ts';
+
+/** A prompt with its K responses as token rows that end with EOS. */
+export interface EncodedRanking {
+  responses: Int32Array[];
+  ranks: number[];
+  margin: number;
+}
+
+/** What the ranking loss needs beside the scores, for one recorded pass. */
+interface RankingFeeds {
+  ranks: Tensor;
+  prompts: Tensor;
+  margins: Tensor;
+  weights: Tensor;
+  sumWeights: Tensor;
+  stats: Tensor;
+}
+
+/**
+ * Step 2, the reward model (Ouyang et al. 2022, section 3.5, equation 1): the SFT model with a scalar head read at EOS,
+ * trained on all strict pairs of each prompt's K responses as one batch element.
+ */
+export async function trainRm(settings: RmSettings, context: RunContext): Promise<void> {
+  const tokenizer = await loadTokenizer(settings.model!);
+  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const opened = await openSession(settings, context);
+  const model = loadModel(settings.model!, { trainable: true, newHead: { kind: 'normal', seed: settings.seed } });
+  const { config } = model;
+  const data = await readRankings(settings.data, tokenizer, config.context, settings, context);
+  const heldOut = settings.evalData && await readRankings(settings.evalData, tokenizer, config.context, settings, context);
+  const demonstrations = settings.demonstrations
+    && await readDemonstrations(settings.demonstrations, tokenizer, config.context, settings, context);
+
+  const order = new BatchOrder(data.rankings.length, settings.batchSize, settings.epochs, settings);
+  const budget = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const tokens = data.rankings.reduce((sum, r) => sum + tokensOf(r), 0);
+  const folder = await beginRun(settings, context, opened, {
+    rows: data.rankings.length,
+    tokens,
+    steps: order.totalSteps,
+    parameters: model.weights.count,
+    memory: modelBytes(model) + activationBytes(model, Math.min(budget, tokens), 0),
+  }, { ...data.hashes, ...heldOut?.hashes, ...demonstrations?.hashes });
+  if (!folder) return;
+
+  const totals = persistent(2, 4);
+  const dropoutState = vector(2);
+  const reset = await record(() => clear(totals)).ready();
+  const passes = new Passes<RankingFeeds>(model.decoder, {
+    training: true,
+    scale: model.scale,
+    join: settings.dropout > 0 ? residualDropout(settings.dropout, dropoutState) : undefined,
+    objective: (pass) => rankingObjective(pass, totals),
+  }, compileProgress(context));
+  const optimizer = new Optimizer('adam', model.weights, settings);
+  const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
+  const rate = (step: number): number => settings.lr * multiplier(step, schedule);
+  const batchOf = (step: number): EncodedRanking[] => {
+    const epoch = Math.floor(step / order.perEpoch);
+    return order.batch(step).map((i) => atMost(data.rankings[i], settings.k, settings.seed, epoch, i));
+  };
+  const counts: number[] = []; // responses of each pass, in the order in which their scores are read
+
+  const done = await runSteps('train-rm', {
+    totalSteps: order.totalSteps,
+    async submit(step) {
+      reset.run();
+      if (settings.dropout > 0) upload(dropoutState, Uint32Array.of(settings.seed, step));
+      const batch = batchOf(step);
+      const scored = batch.filter(hasStrictPair).length;
+      const reads: Staged[] = [];
+      for (const part of promptBatches(batch, budget)) {
+        const rows = part.flatMap((r) => r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) })));
+        const pass = await passes.run(packRows(rows, config), ({ extra }) => feedRankings(extra, part, 1 / Math.max(1, scored)));
+        reads.push(stage(pass.scores));
+        counts.push(rows.length);
+      }
+      await optimizer.step(step + 1, rate(step));
+      return stagedAll([...reads, stage(totals, optimizer.norm)]);
+    },
+    metrics(step, values) {
+      const [sums, norm] = values.slice(-2);
+      const rewards = values.slice(0, -2).flatMap((scores) => [...scores.subarray(0, counts.shift()!)]);
+      return {
+        loss: sums[0],
+        accuracy: sums[6] / sums[5],
+        margin: sums[7] / sums[5],
+        mean_reward: average(rewards),
+        grad_norm: norm[0],
+        lr: rate(step),
+        epoch: (step + 1) / order.perEpoch,
+        tokens: batchOf(step).reduce((sum, r) => sum + tokensOf(r), 0),
+      };
+    },
+    async evaluate(finished) {
+      const due = finished === order.totalSteps || finished % order.perEpoch === 0
+        || settings.evalEvery > 0 && finished % settings.evalEvery === 0;
+      if (!heldOut || !due) return undefined;
+      const report = rankingReport(await scoreRankings(new Scorer(model), heldOut.rankings));
+      return { eval_loss: report.loss, eval_accuracy: report.accuracy, eval_margin: report.margin, eval_mean_reward: report.mean_reward,
+        eval_calibration_error: report.calibration_error };
+    },
+    parts: [{ name: 'model', weights: model.weights, flats: model.weights.chunks.map((c) => c.values) }, ...optimizer.parts],
+  }, folder, settings, context);
+
+  // The bias makes the mean reward of the demonstrations (or of the best-ranked training responses) zero.
+  const standard = demonstrations?.rows ?? data.rankings.flatMap(best);
+  const mean = average(await new Scorer(model).scores(standard));
+  model.rewardBias -= mean;
+  await saveModel(settings.out!, model, Object.fromEntries(tokenizer.files));
+  const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias };
+  if (done === order.totalSteps) await folder.finish(summary);
+  else await folder.note({ steps: done });
+  await context.stdout.write(JSON.stringify({ command: 'train-rm', ...summary, ...lastMetrics(folder.metrics.path) }));
+}
+
+function rankingObjective({ scores, gradient }: PassTensors, totals: Tensor): RankingFeeds {
+  const prompts = Math.ceil(scores.rows / 2);
+  const feeds: RankingFeeds = {
+    ranks: vector(scores.rows),
+    prompts: persistent(prompts, 2, 2),
+    margins: vector(prompts),
+    weights: vector(prompts),
+    sumWeights: persistent(prompts, 2, 2),
+    stats: persistent(prompts, 4),
+  };
+  rankingLoss({ rewards: scores, ...feeds, dRewards: gradient });
+  weightedSum(feeds.stats, feeds.sumWeights, totals);
+  return feeds;
+}
+
+/** Uploads a part of a batch; each prompt with a strict pair weighs `weight`. */
+function feedRankings(feeds: RankingFeeds, part: readonly EncodedRanking[], weight: number): void {
+  const prompts = new Uint32Array(feeds.prompts.rows * 2);
+  const margins = new Float32Array(feeds.margins.rows);
+  const weights = new Float32Array(feeds.weights.rows);
+  const sumWeights = new Float32Array(feeds.sumWeights.rows * 2);
+  const ranks = new Float32Array(feeds.ranks.rows);
+  let first = 0;
+  part.forEach((ranking, p) => {
+    const { length } = ranking.ranks;
+    prompts.set([first, length], 2 * p);
+    ranks.set(levels(ranking.ranks), first);
+    margins[p] = ranking.margin;
+    weights[p] = hasStrictPair(ranking) ? weight : 0;
+    sumWeights.set([weights[p], 1], 2 * p);
+    first += length;
+  });
+  upload(feeds.prompts, prompts);
+  upload(feeds.margins, margins);
+  upload(feeds.weights, weights);
+  upload(feeds.sumWeights, sumWeights);
+  upload(feeds.ranks, ranks);
+}
+
+/** Ranks as their order among the prompt's: only that counts, and float32 holds it whatever their size. */
+function levels(ranks: readonly number[]): number[] {
+  const distinct = [...new Set(ranks)].sort((a, b) => a - b);
+  return ranks.map((r) => distinct.indexOf(r));
+}
+
+const hasStrictPair = ({ ranks }: EncodedRanking): boolean => ranks.some((r) => r !== ranks[0]);
+const tokensOf = ({ responses }: EncodedRanking): number => responses.reduce((sum, ids) => sum + ids.length, 0);
+const best = ({ responses, ranks }: EncodedRanking): Int32Array[] => responses.filter((_, i) => ranks[i] === Math.min(...ranks));
+
+/** A number that stands for a row's content, so that dropout masks follow the row and not its place in a batch. */
+const keyOf = (ids: Int32Array): number => ids.reduce((hash, id) => Math.imul(hash ^ id, 0x01000193) >>> 0, 0x811c9dc5);
+
+/** Whole prompts in passes of at most `budget` tokens: a prompt's pairs are never split. */
+function promptBatches(batch: readonly EncodedRanking[], budget: number): EncodedRanking[][] {
+  const parts: EncodedRanking[][] = [];
+  let tokens = Infinity;
+  for (const ranking of batch) {
+    if (tokens + tokensOf(ranking) > budget) {
+      parts.push([]);
+      tokens = 0;
+    }
+    parts.at(-1)!.push(ranking);
+    tokens += tokensOf(ranking);
+  }
+  return parts;
+}
+
+/** At most k of a prompt's responses: a seeded draw an epoch, in their own order. */
+function atMost(ranking: EncodedRanking, k: number | undefined, seed: number, epoch: number, row: number): EncodedRanking {
+  if (k === undefined || ranking.ranks.length <= k) return ranking;
+  const chosen = [...new RandomStream(seed, 'subset', epoch, row).permutation(ranking.ranks.length).subarray(0, k)].sort((a, b) => a - b);
+  return { ...ranking, responses: chosen.map((i) => ranking.responses[i]), ranks: chosen.map((i) => ranking.ranks[i]) };
+}
+
+/** Rewards of each ranking's responses under a reward model. */
+export async function scoreRankings(scorer: Scorer, rankings: readonly EncodedRanking[]): Promise<ScoredRanking[]> {
+  const scores = await scorer.scores(rankings.flatMap((r) => r.responses));
+  let at = 0;
+  return rankings.map(({ responses, ranks, margin }) => ({ rewards: scores.slice(at, (at += responses.length)), ranks, margin }));
+}
+
+interface RowSettings { truncate: boolean; skipLong: boolean; skipBadRows: boolean }
+
+/** Reads ranking rows. */
+export async function readRankings(sources: string[], tokenizer: Tokenizer, contextLength: number, settings: RowSettings,
+  context: RunContext): Promise<{ rankings: EncodedRanking[]; hashes: Record<string, string> }> {
+  const length = { context: contextLength, truncate: settings.truncate };
+  const policy: RowPolicy = { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) };
+  const { rows, sources: digests } = await collectRows(sources, (value): EncodedRanking => {
+    const { prompt, completions, ranks, margin } = asRanking(value);
+    const promptIds = encodePrompt(tokenizer, prompt);
+    return {
+      responses: completions.map((text) => encodeCompletion(tokenizer, promptIds, text, 'stop', length).ids),
+      ranks,
+      margin: margin ?? 0,
+    };
+  }, policy);
+  return { rankings: rows, hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])) };
+}
+
+async function readDemonstrations(sources: string[], tokenizer: Tokenizer, contextLength: number, settings: RowSettings,
+  context: RunContext): Promise<{ rows: Int32Array[]; hashes: Record<string, string> }> {
+  const length = { context: contextLength, truncate: settings.truncate };
+  const { rows, sources: digests } = await collectRows(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length).ids,
+    { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
+  return { rows, hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])) };
+}

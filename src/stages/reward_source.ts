@@ -1,0 +1,85 @@
+import { spawn } from 'node:child_process';
+import type { RunContext } from '../context.ts';
+import { RunError, UsageError } from '../errors.ts';
+import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
+import { Scorer } from './judge.ts';
+
+/** A response to be scored: the sampled ids themselves, and its text for programs. */
+export interface Answer {
+  prompt: unknown;
+  ids: ArrayLike<number>;
+  completion: string;
+  finish: 'stop' | 'length';
+}
+
+/** What gives responses their reward. */
+export interface RewardSource {
+  /** The reward model, where it is one. */
+  model?: Model;
+  scores(answers: readonly Answer[]): Promise<number[]>;
+}
+
+/** A reward model's folder, or `cmd:PROGRAM`. A reward model must have the policy's tokenizer, since it scores its ids. */
+export async function openReward(reward: string, tokenizer: Tokenizer, context: RunContext): Promise<RewardSource> {
+  if (reward.startsWith('cmd:')) return { scores: (answers) => runProgram(reward.slice(4), answers, context) };
+  await sameTokenizer(reward, tokenizer, '--reward');
+  const model = loadModel(reward, { kind: 'reward' });
+  const scorer = new Scorer(model);
+  return { model, scores: (answers) => scorer.scores(answers.map((a) => a.ids)) };
+}
+
+/** Throws a UsageError where the tokenizer in `dir` would read ids otherwise than `tokenizer`. */
+export async function sameTokenizer(dir: string, tokenizer: Tokenizer, option: string): Promise<void> {
+  const other = await loadTokenizer(dir);
+  const vocabulary = (t: Tokenizer): string => JSON.stringify((JSON.parse(t.files.get('tokenizer.json')!) as { model: unknown }).model);
+  if (vocabulary(other) !== vocabulary(tokenizer) || other.eosId !== tokenizer.eosId) {
+    throw new UsageError(`${option}: the tokenizer in ${dir} is not the policy's`, 'all models of a PPO run share one tokenizer');
+  }
+}
+
+/** Runs a program once through `sh -c`: completions rows in, one scored row back for each, in order. */
+function runProgram(command: string, answers: readonly Answer[], context: RunContext): Promise<number[]> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('sh', ['-c', command], { stdio: ['pipe', 'pipe', 'inherit'] });
+    const abort = (): void => void child.kill();
+    context.signal.addEventListener('abort', abort, { once: true });
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (chunk: string) => (output += chunk));
+    child.stdin.on('error', () => {}); // a program that stops reading early is told by its exit or its missing rows
+    child.on('error', (error) => reject(new RunError(`--reward cmd:${command}: ${error.message}`)));
+    child.on('close', (code, signal) => {
+      context.signal.removeEventListener('abort', abort);
+      if (code !== 0) {
+        reject(new RunError(`--reward cmd:${command}: ended with ${signal ?? `exit code ${code}`}`));
+        return;
+      }
+      try {
+        resolve(readScores(command, output, answers.length));
+      } catch (error) {
+        reject(error as Error);
+      }
+    });
+    for (const { prompt, completion, finish } of answers) {
+      child.stdin.write(`${JSON.stringify({ prompt, completion, finish_reason: finish })}\n`);
+    }
+    child.stdin.end();
+  });
+}
+
+function readScores(command: string, output: string, count: number): number[] {
+  const lines = output.split('\n').filter((line) => line.trim() !== '');
+  if (lines.length !== count) throw new RunError(`--reward cmd:${command}: gave ${lines.length} rows for ${count} responses`);
+  return lines.map((line, i) => {
+    let row: { reward?: unknown };
+    try {
+      row = JSON.parse(line) as { reward?: unknown };
+    } catch {
+      throw new RunError(`--reward cmd:${command}: row ${i + 1} is not JSON`);
+    }
+    if (typeof row?.reward !== 'number' || !Number.isFinite(row.reward)) {
+      throw new RunError(`--reward cmd:${command}: row ${i + 1} has no number in "reward"`);
+    }
+    return row.reward;
+  });
+}
