@@ -44,8 +44,8 @@ export async function readRankings(files: string[]): Promise<Rankings> {
 /** Agreement of each two labelers that have ranked a prompt in common. */
 export function agreements(rankings: Rankings): Agreement[] {
   const labelers = [...rankings.keys()].sort(compareTexts);
-  return labelers.flatMap((first, i) =>
-    labelers.slice(i + 1).map((second) => compareLabelers(first, second, rankings)).filter(({ prompts }) => prompts > 0));
+  const pairs = labelers.flatMap((first, i) => labelers.slice(i + 1).map((second) => [first, second] as const));
+  return pairs.map(([first, second]) => compareLabelers(first, second, rankings)).filter(({ prompts }) => prompts > 0);
 }
 
 function compareLabelers(first: string, second: string, rankings: Rankings): Agreement {

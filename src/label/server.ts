@@ -27,7 +27,8 @@ export async function serveLabels(session: Session, port: number): Promise<Label
   const server = createServer((request, response) => {
     response.on('finish', () => session.done === session.total && finish());
     handle(session, request, response).catch((error: unknown) => {
-      if (error instanceof RowError || error instanceof SyntaxError) return json(response, 400, { error: error.message });
+      const theirs = error instanceof RowError || error instanceof SyntaxError;
+      if (theirs) return json(response, 400, { error: error.message });
       json(response, 500, { error: error instanceof Error ? error.message : String(error) });
       fail(error);
     });
@@ -43,7 +44,8 @@ export async function serveLabels(session: Session, port: number): Promise<Label
 async function handle(session: Session, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const { method, url, headers } = request;
   // Names other than this machine's come from pages that resolve their own name to it.
-  if (!/^(localhost|127\.0\.0\.1)(:\d+)?$/.test(headers.host ?? '')) return json(response, 403, { error: 'local only' });
+  const isLocal = /^(localhost|127\.0\.0\.1)(:\d+)?$/.test(headers.host ?? '');
+  if (!isLocal) return json(response, 403, { error: 'local only' });
   if (method === 'GET' && url === '/') {
     response.writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'cache-control': 'no-store' });
     response.end(page);
@@ -92,7 +94,8 @@ async function readBody(request: IncomingMessage): Promise<string | undefined> {
 function listen(server: Server, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
-      const why = error.code === 'EADDRINUSE' ? 'is in use' : error.code === 'EACCES' ? 'is not allowed' : error.message;
+      const reasons: Record<string, string> = { EADDRINUSE: 'is in use', EACCES: 'is not allowed' };
+      const why = reasons[error.code ?? ''] ?? error.message;
       reject(new UsageError(`--port: port ${port} ${why}`, 'choose another one; 0 takes any that is free'));
     });
     server.listen(port, '127.0.0.1', resolve);

@@ -62,7 +62,8 @@ function withOwnNames(runs: RunLog[]): RunLog[] {
 }
 
 const section = (id: string, title: string, body: string): string =>
-  `<section aria-labelledby="${escapeHtml(id)}"><h2 id="${escapeHtml(id)}">${escapeHtml(title)}</h2>\n${body}</section>`;
+  `<section aria-labelledby="${escapeHtml(id)}"><h2 id="${escapeHtml(id)}">${escapeHtml(title)}</h2>
+${body}</section>`;
 
 function figure(chart: Chart, index: number): string {
   const words = chart.lines.map((line) => `<li>${escapeHtml(inWords(line, chart.steps))}</li>`).join('');
@@ -73,8 +74,10 @@ function figure(chart: Chart, index: number): string {
 
 function tableOf({ columns, rows, notes }: Table): string {
   const head = columns.map((name) => `<th scope="col">${escapeHtml(name)}</th>`).join('');
-  const body = rows.map(([first = '', ...others]) =>
-    `<tr><th scope="row">${escapeHtml(first)}</th>${others.map((cell) => `<td>${escapeHtml(cell)}</td>`).join('')}</tr>`);
+  const body = rows.map(([first = '', ...others]) => {
+    const cells = others.map((cell) => `<td>${escapeHtml(cell)}</td>`).join('');
+    return `<tr><th scope="row">${escapeHtml(first)}</th>${cells}</tr>`;
+  });
   return `<div class="wide" tabindex="0" role="region" aria-label="Table of results">
 <table><thead><tr>${head}</tr></thead><tbody>${body.join('\n')}</tbody></table></div>
 ${notes.map((note) => `<p>${escapeHtml(note)}</p>`).join('\n')}`;
@@ -85,7 +88,8 @@ function comparisonOf({ prompt, answers }: Comparison): string {
     const score = reward === undefined ? '' : ` <span class="reward">reward ${short(reward)}</span>`;
     return `<div><h4>${escapeHtml(label)}${score}</h4><p>${escapeHtml(text)}</p></div>`;
   });
-  return `<article><h3 class="prompt">${escapeHtml(prompt.trim())}</h3><div class="answers">${cards.join('')}</div></article>`;
+  return `<article><h3 class="prompt">${escapeHtml(prompt.trim())}</h3>
+<div class="answers">${cards.join('')}</div></article>`;
 }
 
 function episodesOf({ name, rollout }: RunLog): string {

@@ -34,7 +34,7 @@ const answers = [
 ];
 
 /** Starts `label` and waits for its address. */
-async function start(settings: object): Promise<{ url: string; ended: Promise<unknown>; stop: () => void; out: string[] }> {
+async function start(settings: object) {
   const interruption = new AbortController();
   const out: string[] = [];
   let ended!: Promise<unknown>;
@@ -45,8 +45,8 @@ async function start(settings: object): Promise<{ url: string; ended: Promise<un
       onExit: () => undefined,
       signal: interruption.signal,
     } as unknown as RunContext;
-    ended = label({ seed: 0, port: 0, labeler: 'ann', terminal: false, agreement: false, ...settings } as never, context)
-      .catch((error: unknown) => error);
+    const all = { seed: 0, port: 0, labeler: 'ann', terminal: false, agreement: false, ...settings };
+    ended = label(all as never, context).catch((error: unknown) => error);
     void ended.then((error) => (error ? reject(error) : resolve('')));
   });
   return { url, ended, stop: () => interruption.abort(), out };
@@ -115,7 +115,8 @@ test('requests that are wrong or come from elsewhere change nothing', async () =
   }
   assert.is((await post(`${url}ranking`, { id: 'none', ranks: [1, 2, 3] })).status, 409);
   assert.is((await post(`${url}ranking`, { id, ranks: [1, 2, 3] }, 'text/plain')).status, 415);
-  assert.is((await fetch(`${url}ranking`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{' })).status, 400);
+  const broken = { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{' };
+  assert.is((await fetch(`${url}ranking`, broken)).status, 400);
   assert.is((await fetch(`${url}../etc/passwd`)).status, 404);
   assert.is((await post(`${url}ranking`, { id, ranks: 'x'.repeat(2 ** 21) })).status, 413);
   const status = await new Promise((resolve) => {
@@ -199,14 +200,15 @@ test('rows that leave nothing to rank are refused', async () => {
     readTasks([fileOf(rows)], 'ann', 0).then(() => '', (error: Error) => error.message);
   assert.match(await reason([{ prompt: 'p', completion: 'x' }]), /:1: one "completion" leaves nothing to rank$/);
   assert.match(await reason([{ prompt: 'p', completions: ['x', 'x'] }]), /no row has two different answers$/);
-  assert.match(await reason([{ prompt: 'p', completions: 'x' }]), /:1: "completions" is a text, expected a list of texts$/);
+  assert.match(await reason([{ prompt: 'p', completions: 'x' }]), /:1: "completions" is a text, expected a list/);
 });
 
 test('agreement counts ties on their own', async () => {
   // ann: a > b > c; ben: a > b = c, his answers in another order. Three pairs: two agree, one is tied by ben alone.
   const ann = fileOf([{ prompt: 'p', completions: ['a', 'b', 'c'], ranks: [1, 2, 3], labeler: 'ann' }]);
   const ben = fileOf([
-    { prompt: 'p', completions: ['c', 'a', 'b'], ranks: [2, 1, 2] }, { prompt: 'q', completions: ['x', 'y'], ranks: [1, 2] },
+    { prompt: 'p', completions: ['c', 'a', 'b'], ranks: [2, 1, 2] },
+    { prompt: 'q', completions: ['x', 'y'], ranks: [1, 2] },
   ], 'ben.jsonl');
   const [found, ...others] = agreements(await readRankings([ann, ben]));
   assert.is(others.length, 0);

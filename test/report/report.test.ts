@@ -79,7 +79,8 @@ test('the page loads nothing and no text breaks out of it', async () => {
   const run = makeRun('nasty', 'train-rm', [{ step: 1, [nasty]: 1 }], { note: nasty });
   mkdirSync(join(run, 'rollouts'), { recursive: true });
   writeFileSync(join(run, 'rollouts', 'step-000001.jsonl'), lines([{ prompt: 'old', completion: 'old' }]));
-  writeFileSync(join(run, 'rollouts', 'step-000002.jsonl'), lines([{ prompt: nasty, completion: nasty, score: 1.5 }]));
+  const episode = { prompt: nasty, completion: nasty, score: 1.5 };
+  writeFileSync(join(run, 'rollouts', 'step-000002.jsonl'), lines([episode]));
   const samples = join(folder, 'nasty.jsonl');
   writeFileSync(samples, lines([{ prompt: nasty, completion: nasty }]));
   const table = join(folder, 'nasty.json');
@@ -100,7 +101,9 @@ test('answers stand side by side, for the prompts that all files answer', async 
   const run = makeRun('run', 'ppo', [{ step: 1, 'objective/kl': 1 }]);
   const [a, b] = [join(folder, 'sft-greedy.jsonl'), join(folder, 'ppo-greedy.jsonl')];
   writeFileSync(a, lines([
-    { prompt: 'only one\n', completion: 'unpaired' }, { prompt: 'both\n', completion: 'first answer', reward: -0.25 }]));
+    { prompt: 'only one\n', completion: 'unpaired' },
+    { prompt: 'both\n', completion: 'first answer', reward: -0.25 },
+  ]));
   writeFileSync(b, lines([{ prompt: 'both\n', completions: ['second answer', 'another'], rewards: [0.5, 1] }]));
   const html = await reportText({ runs: [run], samples: [a, b] });
   assert.match(html, /<h4>sft-greedy <span class="reward">reward -0\.25<\/span><\/h4><p>first answer/);
@@ -112,7 +115,8 @@ test('a table file is shown as it is', async () => {
   const run = makeRun('run', 'ppo', []);
   const table = join(folder, 'table.json');
   writeFileSync(table, JSON.stringify({
-    title: 'Closing table', columns: ['model', 'KL'], rows: [['SFT', 0], ['PPO', '3.4 [3.1, 3.7]']], notes: ['A note.'] }));
+    title: 'Closing table', columns: ['model', 'KL'], rows: [['SFT', 0], ['PPO', '3.4 [3.1, 3.7]']], notes: ['A note.'],
+  }));
   const html = await reportText({ runs: [run], table });
   assert.match(html, /Closing table<\/h2>/);
   assert.match(html, /<th scope="row">PPO<\/th><td>3\.4 \[3\.1, 3\.7\]<\/td>/);
