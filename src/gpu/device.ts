@@ -130,7 +130,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     features: new Set(device.features),
   };
   current = opened;
-  if (software) options.warn?.(`running on a software adapter (${adapterName(info)}): correct, but slow`);
+  if (software) options.warn?.(`no GPU: running on ${adapterName(info)}, in software: correct, but slow`);
   return opened;
 }
 
@@ -143,8 +143,10 @@ export async function closeDevice(): Promise<void> {
   await Promise.resolve();
 }
 
-/** `NVIDIA H200 (vulkan)`, `llvmpipe (LLVM 15.0.6, 256 bits)`. */
+/** A name for people: `NVIDIA H200 (NVIDIA: 570.133.20 …)`, `llvmpipe (Mesa 25.0.7, LLVM 15.0.6)`. */
 export function adapterName(info: GPUAdapterInfo): string {
+  const software = /^llvmpipe: (Mesa [\d.]+)\S* \((LLVM [\d.]+)\)/.exec(info.description);
+  if (software) return `llvmpipe (${software[1]}, ${software[2]})`;
   return info.device && info.description ? `${info.device} (${info.description})` : info.description || info.device || info.vendor;
 }
 

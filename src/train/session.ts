@@ -36,7 +36,7 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   context.log(`${count(cost.rows)} rows, ${count(cost.tokens)} tokens, ${count(cost.steps)} steps, ${count(cost.parameters)} parameters, `
     + `about ${megabytes(cost.memory)} on ${adapter}`);
   if (settings.dryRun) {
-    await context.stdout.write(JSON.stringify({ command: context.command, settings, ...cost, adapter }));
+    await context.stdout.write(JSON.stringify({ command: context.command, ...cost, adapter }));
     return undefined;
   }
   const folder = await openRunFolder({ kind: context.command, settings, argv: context.argv });
@@ -52,12 +52,14 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   return folder;
 }
 
-/** Shows how far the compilation of pipelines is, while a first step waits for it. */
-export function compileProgress(context: RunContext): (done: number, all: number) => void {
+/** Says once that pipelines are being compiled, which the first step of a new machine waits for; then checks the device. */
+export function compileProgress(context: RunContext): () => void {
+  let told = false;
   return () => {
     checkDevice();
-    const { pending, created } = compilation();
-    context.progress.update({ done: 0, fields: { 'compiling kernels': `${created - pending}/${created}` } });
+    const { pending } = compilation();
+    if (!told && pending > 0) context.log(`compiling ${pending} kernels`);
+    told = true;
   };
 }
 

@@ -30,11 +30,15 @@ export function dropout(x: Tensor, out: Tensor, mask: DropoutMask): void {
 function apply(x: Tensor, residual: Tensor | undefined, out: Tensor, { tokens, state, site, rate }: DropoutMask): void {
   if (!(rate >= 0 && rate < 1)) throw new Error(`dropout rate ${rate} is not in [0, 1)`);
   for (const t of [residual, out]) {
-    if (t && (t.rows !== x.rows || t.stride !== x.stride)) throw new Error(`dropout: [${t.rows},${t.stride}] is not [${x.rows},${x.stride}]`);
+    if (t && (t.rows !== x.rows || t.stride !== x.stride))
+      throw new Error(`dropout: [${t.rows},${t.stride}] is not [${x.rows},${x.stride}]`);
   }
-  const vec4s = x.rows * x.stride / 4;
+  const vec4s = (x.rows * x.stride) / 4;
   if (vec4s === 0) return;
-  launch(kernel('dropout', `${source}\n${randomSource}`, { ADD: residual !== undefined }),
+  launch(
+    kernel('dropout', `${source}\n${randomSource}`, { ADD: residual !== undefined }),
     [x, ...(residual ? [residual] : []), tokens, state, out],
-    [x.rows, x.stride / 4, site, Math.floor(rate * 2 ** 32), f32(1 / (1 - rate))], grid(Math.ceil(vec4s / 64)));
+    [x.rows, x.stride / 4, site, Math.floor(rate * 2 ** 32), f32(1 / (1 - rate))],
+    grid(Math.ceil(vec4s / 64)),
+  );
 }

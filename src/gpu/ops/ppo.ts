@@ -41,20 +41,30 @@ export interface Episodes {
  * rewards[t] = −β (logp − refLogp) + [t = last] · score (Ziegler et al. 2019, equation 2), 0 outside the episodes.
  * logp, refLogp, rewards [M]; scores [E]; stats [E,4]: Σ k1, Σ k3 (nats a sequence), Σ −β k1, 1 for a real episode.
  */
-export function klRewards(io: Episodes & { logp: Tensor; refLogp: Tensor; scores: Tensor; rewards: Tensor; stats: Tensor }): void {
+export function klRewards(
+  io: Episodes & { logp: Tensor; refLogp: Tensor; scores: Tensor; rewards: Tensor; stats: Tensor },
+): void {
   clear(io.rewards);
   const E = io.episodes.rows;
-  launch(kernel('ppo_rewards', `${rewardsSource}\n${klSource}`),
-    [io.logp, io.refLogp, io.scores, io.episodes, io.settings, io.rewards, io.stats], [E], [Math.ceil(E / 64)]);
+  launch(
+    kernel('ppo_rewards', `${rewardsSource}\n${klSource}`),
+    [io.logp, io.refLogp, io.scores, io.episodes, io.settings, io.rewards, io.stats],
+    [E],
+    [Math.ceil(E / 64)],
+  );
 }
 
-/** Advantages and returns [M] of rewards and values [M] along each episode, 0 outside (Schulman et al. 2015, equation 16). */
+/** Advantages and returns [M] of rewards and values [M] along each episode, else 0 (Schulman et al. 2015, eq. 16). */
 export function gae(io: Episodes & { rewards: Tensor; values: Tensor; advantages: Tensor; returns: Tensor }): void {
   clear(io.advantages);
   clear(io.returns);
   const E = io.episodes.rows;
-  launch(kernel('gae', gaeSource), [io.rewards, io.values, io.episodes, io.settings, io.advantages, io.returns], [E],
-    [Math.ceil(E / 64)]);
+  launch(
+    kernel('gae', gaeSource),
+    [io.rewards, io.values, io.episodes, io.settings, io.advantages, io.returns],
+    [E],
+    [Math.ceil(E / 64)],
+  );
 }
 
 /**
@@ -62,10 +72,15 @@ export function gae(io: Episodes & { rewards: Tensor; values: Tensor; advantages
  * form for rewards). All [M]; out is not values. stats, a vector of 4: places, mean, variance, 0.
  */
 export function whiten(
-  io: { values: Tensor; mask: Tensor; out: Tensor; stats: Tensor; keepMean?: boolean }, lanes: Lanes = wideLanes(),
+  io: { values: Tensor; mask: Tensor; out: Tensor; stats: Tensor; keepMean?: boolean },
+  lanes: Lanes = wideLanes(),
 ): void {
-  launch(wideKernel('whiten', whitenSource, lanes, { KEEP_MEAN: io.keepMean ?? false }),
-    [io.values, io.mask, io.out, io.stats], [io.values.rows], [1]);
+  launch(
+    wideKernel('whiten', whitenSource, lanes, { KEEP_MEAN: io.keepMean ?? false }),
+    [io.values, io.mask, io.out, io.stats],
+    [io.values.rows],
+    [1],
+  );
 }
 
 /** Length of the vectors that `policyObjective` and `valueLoss` add their statistics to. */
@@ -73,37 +88,76 @@ export const OBJECTIVE_STATS_LENGTH = 12;
 
 /** Where a minibatch's statistics lie: sums weighted by 1/tokens, so means once all micro-batches are in. */
 export const POLICY_STATS = {
-  tokens: 0, loss: 1, approxKl1: 2, approxKl2: 3, approxKl3: 4, clipFraction: 5, ratio: 6, ratioMax: 7, ratioMin: 8,
+  tokens: 0,
+  loss: 1,
+  approxKl1: 2,
+  approxKl2: 3,
+  approxKl3: 4,
+  clipFraction: 5,
+  ratio: 6,
+  ratioMax: 7,
+  ratioMin: 8,
 } as const;
 
 /**
  * Σ weights · max(−A ρ, −A clip(ρ, 1 ± ε)), ρ = exp(logp − oldLogp), and its gradient by logp (Schulman et al. 2017,
- * equation 7). All [M]; weights are 1/(real tokens of the minibatch), 0 at padding, whose gradient is 0 whatever lies there.
- * `stats` is added to (see POLICY_STATS): clear it before a minibatch's first micro-batch.
+ * equation 7). All [M]; weights are 1/(real tokens of the minibatch), 0 at padding, whose gradient is 0 whatever lies
+ * there. `stats` is added to (see POLICY_STATS): clear it before a minibatch's first micro-batch.
  */
 export function policyObjective(
-  io: { logp: Tensor; oldLogp: Tensor; advantages: Tensor; weights: Tensor; settings: Tensor; dLogp: Tensor; stats: Tensor },
+  io: {
+    logp: Tensor;
+    oldLogp: Tensor;
+    advantages: Tensor;
+    weights: Tensor;
+    settings: Tensor;
+    dLogp: Tensor;
+    stats: Tensor;
+  },
   lanes: Lanes = wideLanes(),
 ): void {
-  launch(wideKernel('ppo_policy_objective', `${policySource}\n${klSource}`, lanes),
-    [io.logp, io.oldLogp, io.advantages, io.weights, io.settings, io.dLogp, io.stats], [io.logp.rows], [1]);
+  launch(
+    wideKernel('ppo_policy_objective', `${policySource}\n${klSource}`, lanes),
+    [io.logp, io.oldLogp, io.advantages, io.weights, io.settings, io.dLogp, io.stats],
+    [io.logp.rows],
+    [1],
+  );
 }
 
 /** As POLICY_STATS; R are the returns, V the values. */
 export const VALUE_STATS = {
-  tokens: 0, loss: 1, clipFraction: 2, squaredError: 3, returns: 4, returnsSquared: 5, values: 6, error: 7,
+  tokens: 0,
+  loss: 1,
+  clipFraction: 2,
+  squaredError: 3,
+  returns: 4,
+  returnsSquared: 5,
+  values: 6,
+  error: 7,
 } as const;
 
 /**
- * ½ Σ weights · max((V − R)², (V_clip − R)²), V_clip within ε_v of oldValues, and its gradient by V. All [M]; weights and
- * `stats` as for `policyObjective`.
+ * ½ Σ weights · max((V − R)², (V_clip − R)²), V_clip within ε_v of oldValues, and its gradient by V. All [M]; weights
+ * and `stats` as for `policyObjective`.
  */
 export function valueLoss(
-  io: { values: Tensor; oldValues: Tensor; returns: Tensor; weights: Tensor; settings: Tensor; dValues: Tensor; stats: Tensor },
+  io: {
+    values: Tensor;
+    oldValues: Tensor;
+    returns: Tensor;
+    weights: Tensor;
+    settings: Tensor;
+    dValues: Tensor;
+    stats: Tensor;
+  },
   lanes: Lanes = wideLanes(),
 ): void {
-  launch(wideKernel('ppo_value_loss', valueSource, lanes),
-    [io.values, io.oldValues, io.returns, io.weights, io.settings, io.dValues, io.stats], [io.values.rows], [1]);
+  launch(
+    wideKernel('ppo_value_loss', valueSource, lanes),
+    [io.values, io.oldValues, io.returns, io.weights, io.settings, io.dValues, io.stats],
+    [io.values.rows],
+    [1],
+  );
 }
 
 /** 1 − Var(R − V)/Var(R) from a minibatch's value statistics; NaN where all returns are equal. */

@@ -16,8 +16,10 @@ export function philox(counter: readonly number[], key: readonly number[]): [num
   let [k0, k1] = key.map((n) => n >>> 0);
   for (let round = 0; round < 10; round++) {
     [x, y, z, w] = [
-      (highWord(0xcd9e8d57, z) ^ y ^ k0) >>> 0, Math.imul(0xcd9e8d57, z) >>> 0,
-      (highWord(0xd2511f53, x) ^ w ^ k1) >>> 0, Math.imul(0xd2511f53, x) >>> 0,
+      (highWord(0xcd9e8d57, z) ^ y ^ k0) >>> 0,
+      Math.imul(0xcd9e8d57, z) >>> 0,
+      (highWord(0xd2511f53, x) ^ w ^ k1) >>> 0,
+      Math.imul(0xd2511f53, x) >>> 0,
     ];
     k0 = (k0 + 0x9e3779b9) >>> 0;
     k1 = (k1 + 0xbb67ae85) >>> 0;

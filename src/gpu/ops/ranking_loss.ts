@@ -3,7 +3,7 @@ import { clear, launch } from '../program.ts';
 import type { Tensor } from '../tensor.ts';
 import { type Lanes, rowKernel, rowLanes } from './reduction.ts';
 
-/** What the ranking loss reads and writes. R responses lie prompt by prompt; P prompts, padding has weight 0 or K = 0. */
+/** What the ranking loss reads and writes: R responses, prompt by prompt; P prompts, padding has weight 0 or K = 0. */
 export interface RankingLoss {
   /** [R] the reward of each response. */
   rewards: Tensor;
@@ -17,19 +17,23 @@ export interface RankingLoss {
   weights: Tensor;
   /** [R] out: gradient of Σ weights·loss; zero for responses of no prompt. */
   dRewards: Tensor;
-  /** [P,4] out: loss (mean over the strict pairs), strict pairs, correctly ordered pairs, Σ r_w − r_l over strict pairs. */
+  /** [P,4] out: loss (mean over strict pairs), strict pairs, correctly ordered ones, Σ r_w − r_l over strict pairs. */
   stats: Tensor;
 }
 
 /**
- * −1/n_pairs Σ log σ(r_w − r_l − margin) over the strictly ranked pairs of each prompt (Ouyang et al. 2022, section 3.5,
- * equation 1; ties dropped), and its gradient. A prompt without a strict pair has loss and gradient 0.
+ * −1/n_pairs Σ log σ(r_w − r_l − margin) over the strictly ranked pairs of each prompt (Ouyang et al. 2022, section
+ * 3.5, equation 1; ties dropped), and its gradient. A prompt without a strict pair has loss and gradient 0.
  */
 export function rankingLoss(io: RankingLoss, lanes: Lanes = rowLanes()): void {
   const prompts = io.prompts.rows;
   clear(io.dRewards);
   if (prompts === 0) return;
   const { made, rows } = rowKernel('ranking_loss', source, lanes);
-  launch(made, [io.rewards, io.ranks, io.prompts, io.margins, io.weights, io.dRewards, io.stats], [prompts],
-    [Math.ceil(prompts / rows)]);
+  launch(
+    made,
+    [io.rewards, io.ranks, io.prompts, io.margins, io.weights, io.dRewards, io.stats],
+    [prompts],
+    [Math.ceil(prompts / rows)],
+  );
 }

@@ -3,7 +3,7 @@ import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import type { Constants } from '../template.ts';
 
-/** How a kernel reduces: `subgroup` lanes a subgroup (0: through workgroup memory alone), `workgroup` lanes a workgroup. */
+/** How a kernel reduces: `subgroup` lanes a subgroup (0: through workgroup memory), `workgroup` lanes a workgroup. */
 export interface Lanes {
   subgroup: number;
   workgroup: number;
@@ -25,21 +25,26 @@ export function rowLanes(): Lanes {
   return { subgroup: subgroup <= 64 ? subgroup : 0, workgroup: 64 };
 }
 
-/** A kernel whose row is reduced by a whole workgroup (see kernels/reduction.wgsl for the functions that it may call). */
+/** A kernel whose row is reduced by a whole workgroup (kernels/reduction.wgsl has the functions it may call). */
 export function wideKernel(name: string, text: string, lanes: Lanes, constants: Constants = {}): Kernel {
   const { subgroup, workgroup } = lanes;
   return kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: workgroup });
 }
 
 /** A kernel whose row is reduced by a subgroup where there is one; `rows` is how many a workgroup takes. */
-export function rowKernel(name: string, text: string, lanes: Lanes, constants: Constants = {}): { made: Kernel; rows: number } {
+export function rowKernel(
+  name: string,
+  text: string,
+  lanes: Lanes,
+  constants: Constants = {},
+): { made: Kernel; rows: number } {
   const { subgroup, workgroup } = lanes;
   const perRow = subgroup || workgroup;
   const made = kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: perRow });
   return { made, rows: workgroup / perRow };
 }
 
-/** `n` workgroups as a grid that no dimension's limit forbids; the kernel takes w.y · (groups in x) + w.x as its index. */
+/** `n` workgroups as a grid that no dimension's limit forbids; the kernel’s index is w.y · (groups in x) + w.x. */
 export function grid(n: number): [number, number] {
   const widest = 32768;
   return [Math.min(n, widest), Math.ceil(n / widest)];
