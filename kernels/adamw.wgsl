@@ -1,4 +1,4 @@
-// adamw: one step in place on a chunk of n numbers (as vec4s), with decoupled weight decay on the first p.decayed vec4s:
+// adamw: one step in place on a chunk of n vec4s, with decoupled weight decay on the first p.decayed of them:
 //   g ← clip·g,  w ← w − lr·decay·w,  m ← m + (1−β1)(g − m),  v ← v + (1−β2)(g² − v),
 //   w ← w − lr · m/(1−β1ᵗ) / (√(v/(1−β2ᵗ)) + eps)
 // hyper = (lr, 1−β1, 1−β2, eps, lr·decay, 1/(1−β1ᵗ), 1/(1−β2ᵗ)), from double precision on the host; clip is what
@@ -14,7 +14,8 @@ struct P { n: u32, decayed: u32 }
 @group(0) @binding(6) var<uniform> p: P;
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) t: u32) {
   if (clip[2] == 0) { return; }
   let first = (w.y * groups.x + w.x) * 256 + t;
   let last = min(first + 256, p.n);

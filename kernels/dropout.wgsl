@@ -14,7 +14,8 @@ struct P { N: u32, ld: u32, site: u32, threshold: u32, scale: f32 }
 @group(0) @binding(${at++}) var<uniform> p: P;
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) t: u32) {
   let i = (w.y * groups.x + w.x) * 64 + t;
   if (i >= p.N * p.ld) { return; }
   let row = i / p.ld;

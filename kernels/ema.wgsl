@@ -7,7 +7,8 @@ struct P { n: u32 }
 @group(0) @binding(3) var<uniform> p: P;
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) t: u32) {
   let first = (w.y * groups.x + w.x) * 256 + t;
   let last = min(first + 256, p.n);
   for (var i = first; i < last; i += 64) { average[i] += rate[0] * (values[i] - average[i]); }

@@ -9,7 +9,8 @@ struct P { n: u32, first: u32, groups: u32 }
 @group(0) @binding(2) var<uniform> p: P;
 
 @compute @workgroup_size(${WG})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) t: u32) {
   let group = w.y * groups.x + w.x;
   let first = group * ${BLOCK};
   let last = min(first + ${BLOCK}, p.n);

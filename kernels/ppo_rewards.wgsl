@@ -1,6 +1,7 @@
 // ppo_rewards: the KL-penalised reward of each response token, R_t = −β (log π_old − log π_ref) + [t = last] · score.
 // logp, refLogp, rewards [M] tokens; scores [E]; episodes [E] = (first token, length), length 0 is padding.
-// settings = (β, discount, λ, clip, value clip). stats [E,4] = (Σ k1, Σ k3, Σ −β k1, 1 if real), k1 = log π_old − log π_ref.
+// settings = (β, discount, λ, clip, value clip). stats [E,4] = (Σ k1, Σ k3, Σ −β k1, 1 if real),
+// k1 = log π_old − log π_ref.
 // A lane an episode; dispatch ⌈E/64⌉.
 struct P { episodes: u32 }
 @group(0) @binding(0) var<storage, read> logp: array<f32>;

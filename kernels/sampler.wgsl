@@ -1,5 +1,5 @@
-// sampler: one token a row from softmax(logits/temperature), after top-k and top-p, by one random number and the inverse
-// of the cumulative distribution; temperature 0 takes the largest logit, the lowest id where several are equal.
+// sampler: one token a row from softmax(logits/temperature), after top-k and top-p, by one random number and the
+// inverse of the cumulative distribution; temperature 0 takes the largest logit, the lowest id where several are equal.
 // logits [S,V]; keys [S,4] the Philox counter of each row's draw; settings = (temperature, top-p: f32; top-k, seed,
 // iteration: u32). tokens [S] u32; logprobs [S] under the softmax at that temperature over all of V (at 1 if greedy).
 // Thresholds are found by bisection, two bits a pass, over the logits' bits in an order that sorts as the numbers do:
@@ -76,8 +76,9 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
       for (var i = first; i < last; i++) {
         let o = ordered(scaled(base, i, temperature));
         let real = vec4u(0, 1, 2, 3) + i * 4 < vec4u(p.V);
-        count += vec4f(total(only(vec4f(1), real & (o >= vec4u(bar.x)))), total(only(vec4f(1), real & (o >= vec4u(bar.y)))),
-          total(only(vec4f(1), real & (o >= vec4u(bar.z)))), 0);
+        let one = only(vec4f(1), real);
+        count += vec4f(total(only(one, o >= vec4u(bar.x))), total(only(one, o >= vec4u(bar.y))),
+          total(only(one, o >= vec4u(bar.z))), 0);
       }
       let reached = sum4(count, t).xyz >= vec3f(f32(topK));
       least = select(select(select(least, bar.x, reached.x), bar.y, reached.y), bar.z, reached.z);
@@ -100,7 +101,8 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
         let x = scaled(base, i, temperature);
         let o = ordered(x);
         let m = only(weights(x, top), o >= vec4u(floor));
-        below += vec4f(total(only(m, o < vec4u(bar.x))), total(only(m, o < vec4u(bar.y))), total(only(m, o < vec4u(bar.z))), 0);
+        below += vec4f(total(only(m, o < vec4u(bar.x))), total(only(m, o < vec4u(bar.y))),
+          total(only(m, o < vec4u(bar.z))), 0);
       }
       let small = sum4(below, t).xyz <= vec3f(dropped);
       least = select(select(select(least, bar.x, small.x), bar.y, small.y), bar.z, small.z);

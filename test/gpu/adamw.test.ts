@@ -17,7 +17,13 @@ const padded = (values: ArrayLike<number>): Float32Array => {
 };
 
 /** Runs AdamW over a list of gradients with one recorded step, as training does; gives the values after each step. */
-async function train(initial: ArrayLike<number>, gradients: ArrayLike<number>[], settings: AdamSettings, decayCount: number, maxNorm?: number) {
+async function train(
+  initial: ArrayLike<number>,
+  gradients: ArrayLike<number>[],
+  settings: AdamSettings,
+  decayCount: number,
+  maxNorm?: number,
+) {
   const n = up4(initial.length);
   const [g, m, v, clip, hyper] = [vector(n), vector(n), vector(n), vector(4), vector(HYPER_LENGTH)];
   const values = column(padded(initial));
@@ -41,19 +47,32 @@ test('golden vectors: torch.optim.AdamW and Adam, with and without clipping', as
   const { params0, grads, runs } = fixture('optim/adam.json');
   const flat = (tensors: unknown[]): number[] => tensors.flatMap((t) => [...padded((t as number[][]).flat(3))]);
   // Tensors with two dimensions come first: they are the decayed ones.
-  const order = (tensors: number[][][]): unknown[] => [...tensors].sort((a, b) => Number(Array.isArray(b[0])) - Number(Array.isArray(a[0])));
+  const order = (tensors: number[][][]): unknown[] =>
+    [...tensors].sort((a, b) => Number(Array.isArray(b[0])) - Number(Array.isArray(a[0])));
   const decayCount = flat(params0.filter((t: unknown[]) => Array.isArray(t[0]))).length;
   let tested = 0;
   for (const run of runs) {
     if (!run.kind.startsWith('torch')) continue; // TensorFlow 1's epsilon-hat is another denominator
-    const settings = { lr: run.lr, beta1: run.betas[0], beta2: run.betas[1], eps: run.eps, weightDecay: run.weight_decay };
+    const settings = {
+      lr: run.lr,
+      beta1: run.betas[0],
+      beta2: run.betas[1],
+      eps: run.eps,
+      weightDecay: run.weight_decay,
+    };
     const gradients = grads.map((g: number[][][]) => flat(order(g)));
     const got = await train(flat(order(params0)), gradients, settings, decayCount, run.clip_grad_norm ?? undefined);
     run.params_after_each_step.forEach((p: number[][][], i: number) => {
       const expected = flat(order(p));
       assertClose(got.after[i], expected, `${run.kind}, step ${i + 1}`, 1e-6);
       const start = flat(order(params0));
-      assertClose(got.after[i].map((x, j) => x - start[j]), expected.map((x, j) => x - start[j]), 'moved', 2e-5, 2e-7);
+      assertClose(
+        got.after[i].map((x, j) => x - start[j]),
+        expected.map((x, j) => x - start[j]),
+        'moved',
+        2e-5,
+        2e-7,
+      );
     });
     if (run.grad_norms_before_clip) assertClose(got.norms, run.grad_norms_before_clip, 'norms', 1e-6);
     tested++;
@@ -73,7 +92,12 @@ test('equals the float64 reference for every size', async () => {
     gradients.forEach((g, i) => adamwStep(chunk, g, i + 1, settings, decayCount, 1));
     const moved = (x: ArrayLike<number>): number[] => Array.from(initial, (start, i) => x[i] - start);
     assertClose(moved(got.after[2]), moved(chunk.values), `n ${n}`, 5e-5, 3e-7);
-    assertClose(got.norms, gradients.map((g) => l2Norm(g)), `norm ${n}`, 1e-6);
+    assertClose(
+      got.norms,
+      gradients.map((g) => l2Norm(g)),
+      `norm ${n}`,
+      1e-6,
+    );
     const padding = got.after[2].slice(n);
     assert.equal([...padding], new Array(padding.length).fill(0), 'padding stays zero');
   }
@@ -101,7 +125,12 @@ test('norm over several chunks, each way to reduce: small, huge, clipped and not
 test('a gradient that is not finite is flagged and changes nothing', async () => {
   for (const bad of [NaN, Infinity, -Infinity]) {
     const g = column([1, 2, bad, 3, 0, 0, 0, 0]);
-    const [values, m, v, clip] = [column([1, 2, 3, 4, 5, 6, 7, 8]), column(new Array(8).fill(0.5)), column(new Array(8).fill(0.25)), vector(4)];
+    const [values, m, v, clip] = [
+      column([1, 2, 3, 4, 5, 6, 7, 8]),
+      column(new Array(8).fill(0.5)),
+      column(new Array(8).fill(0.25)),
+      vector(4),
+    ];
     const hyper = column(hyperAt(3, { lr: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1 }));
     const got = await compute(() => {
       gradientNorm({ gradients: [g], out: clip, maxNorm: 1 });

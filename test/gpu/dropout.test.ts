@@ -17,7 +17,12 @@ function maskFor(tokens: [number, number][], site: number, rate: number): Dropou
 
 test('equals the reference for odd shapes; the gradient has the same mask', async () => {
   const random = seeded(1);
-  for (const [rows, cols, rate] of [[1, 1, 0.5], [7, 9, 0.2], [65, 63, 0.9], [3, 1000, 0.1]] as const) {
+  for (const [rows, cols, rate] of [
+    [1, 1, 0.5],
+    [7, 9, 0.2],
+    [65, 63, 0.9],
+    [3, 1000, 0.1],
+  ] as const) {
     const [x, residual, dy] = [random.normals(rows * cols), random.normals(rows * cols), random.normals(rows * cols)];
     const tokens = tokensOf(rows);
     const mask = maskFor(tokens, 5, rate);
@@ -28,11 +33,32 @@ test('equals the reference for odd shapes; the gradient has the same mask', asyn
       dropout(dyt, dx, mask);
     }, [out, dx]);
     const m = Array.from(x, (_, i) => keeps(tokens[Math.floor(i / cols)], i % cols, 5, state, rate) / (1 - rate));
-    assertClose(got[0], m.map((k, i) => residual[i] + k * x[i]), 'out', 2e-7);
-    assertClose(got[1], m.map((k, i) => k * dy[i]), 'gradient', 2e-7);
+    assertClose(
+      got[0],
+      m.map((k, i) => residual[i] + k * x[i]),
+      'out',
+      2e-7,
+    );
+    assertClose(
+      got[1],
+      m.map((k, i) => k * dy[i]),
+      'gradient',
+      2e-7,
+    );
     // The op is linear in x: its directional derivative along dy is the inner product with the gradient.
     const inner = (a: ArrayLike<number>, b: ArrayLike<number>) => Array.from(a).reduce((s, v, i) => s + v * b[i], 0);
-    assertClose([inner(got[1], x)], [inner(Array.from(got[0], (v, i) => v - residual[i]), dy)], 'adjoint', 1e-4, 1e-5);
+    assertClose(
+      [inner(got[1], x)],
+      [
+        inner(
+          Array.from(got[0], (v, i) => v - residual[i]),
+          dy,
+        ),
+      ],
+      'adjoint',
+      1e-4,
+      1e-5,
+    );
   }
 });
 
@@ -48,7 +74,7 @@ test('keeps 1 − rate of the numbers, another share of them at every site and s
   const kept = a.filter((v) => v > 0).length / a.length;
   assert.ok(Math.abs(kept - 0.8) < 4 * Math.sqrt(0.16 / a.length), `kept ${kept}`);
   const both = a.filter((v, i) => v > 0 && b[i] > 0).length / a.length;
-  assert.ok(Math.abs(both - 0.64) < 4 * Math.sqrt(0.64 * 0.36 / a.length), `kept at both sites ${both}`);
+  assert.ok(Math.abs(both - 0.64) < 4 * Math.sqrt((0.64 * 0.36) / a.length), `kept at both sites ${both}`);
 });
 
 test('a token’s mask does not depend on the rows beside it; rate 0 keeps all', async () => {

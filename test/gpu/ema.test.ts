@@ -25,7 +25,11 @@ test('golden vectors: torch.optim.swa_utils.AveragedModel', async () => {
     const all = (tensors as number[][][]).flat(3);
     return [...all, ...new Array((4 - (all.length % 4)) % 4).fill(0)];
   };
-  const got = await follow(flat(initial), steps.map((s: { weights: unknown[] }) => flat(s.weights)), decay);
+  const got = await follow(
+    flat(initial),
+    steps.map((s: { weights: unknown[] }) => flat(s.weights)),
+    decay,
+  );
   steps.forEach((s: { ema: unknown[] }, i: number) => assertClose(got[i], flat(s.ema), `step ${i + 1}`, 1e-6));
 });
 
@@ -36,7 +40,12 @@ test('equals the formula for every size', async () => {
     const steps = [random.normals(n), random.normals(n)];
     const got = await follow(initial, steps, 0.9);
     const first = Array.from(initial, (x, i) => 0.9 * x + 0.1 * steps[0][i]);
-    assertClose(got[1], first.map((x, i) => 0.9 * x + 0.1 * steps[1][i]), `n ${n}`, 3e-7);
+    assertClose(
+      got[1],
+      first.map((x, i) => 0.9 * x + 0.1 * steps[1][i]),
+      `n ${n}`,
+      3e-7,
+    );
   }
 });
 

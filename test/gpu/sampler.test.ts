@@ -8,7 +8,11 @@ import { download, vector } from '../../src/gpu/tensor.ts';
 import { filtered, inverseCdf, logSoftmax } from '../reference/sampler.ts';
 import { assertClose, closeAfterTests, column, fixture, lanesToTest, matrix, openForTests, seeded } from './device.ts';
 
-interface Batch { settings: SamplerSettings; rows: number[][]; expected: number[][] }
+interface Batch {
+  settings: SamplerSettings;
+  rows: number[][];
+  expected: number[][];
+}
 
 test.before(openForTests);
 test.after(closeAfterTests);
@@ -16,13 +20,20 @@ test.after(closeAfterTests);
 const plain: SamplerSettings = { temperature: 1, topK: 0, topP: 1, seed: 7, iteration: 0 };
 const keyOf = (row: number, position = 3): number[] => [row, 0, position, 0];
 
-async function draw(logits: ArrayLike<number>[], settings: Partial<SamplerSettings>, keys = logits.map((_, i) => keyOf(i)), lanes: Lanes = wideLanes()) {
+async function draw(
+  logits: ArrayLike<number>[],
+  settings: Partial<SamplerSettings>,
+  keys = logits.map((_, i) => keyOf(i)),
+  lanes: Lanes = wideLanes(),
+) {
   const S = logits.length;
   const flat = Float32Array.from(logits.flatMap((row) => Array.from(row)));
   const io = {
-    logits: matrix(flat, logits[0].length), keys: matrix(keys.flat(), 4, 'u32'),
+    logits: matrix(flat, logits[0].length),
+    keys: matrix(keys.flat(), 4, 'u32'),
     settings: column(samplerSettings({ ...plain, ...settings }), 'u32'),
-    tokens: vector(S), logprobs: vector(S),
+    tokens: vector(S),
+    logprobs: vector(S),
   };
   const program = await record(() => sample(io, lanes)).ready();
   program.run();
@@ -31,17 +42,27 @@ async function draw(logits: ArrayLike<number>[], settings: Partial<SamplerSettin
 }
 
 /** The same logits for many rows, whose keys differ. */
-const repeated = (row: ArrayLike<number>, times: number): ArrayLike<number>[] => new Array<ArrayLike<number>>(times).fill(row);
+const repeated = (row: ArrayLike<number>, times: number): ArrayLike<number>[] =>
+  new Array<ArrayLike<number>>(times).fill(row);
 
 /** Asserts that a draw is what the reference's cumulative sum gives at this key's random number, to rounding. */
-function assertDrawn(token: number, probabilities: number[], key: number[], settings: SamplerSettings, message: string): void {
+function assertDrawn(
+  token: number,
+  probabilities: number[],
+  key: number[],
+  settings: SamplerSettings,
+  message: string,
+): void {
   const u = uniform24(philox(key, [settings.seed, settings.iteration])[0]);
   const slack = 2e-6; // cumulative sums of float32 numbers
   const [low, high] = [inverseCdf(probabilities, u - slack), inverseCdf(probabilities, u + slack)];
-  assert.ok(token >= low && token <= high && probabilities[token] > 0, `${message}: drew ${token}, expected ${low}…${high} at ${u}`);
+  assert.ok(
+    token >= low && token <= high && probabilities[token] > 0,
+    `${message}: drew ${token}, expected ${low}…${high} at ${u}`,
+  );
 }
 
-test('golden vectors: temperature, top-k and top-p keep the ids that transformers keeps, with its probabilities', async () => {
+test('golden vectors: temperature, top-k and top-p keep what transformers keeps, with its probabilities', async () => {
   for (const model of ['gpt2', 'llama', 'qwen2']) {
     const vectors = fixture(`models/${model}-tiny/oracle/vectors.json`);
     const batched = new Map<string, Batch>();
@@ -59,11 +80,20 @@ test('golden vectors: temperature, top-k and top-p keep the ids that transformer
     }
     for (const { settings, rows, expected } of batched.values()) {
       const times = 150;
-      const got = await draw(rows.flatMap((row) => repeated(row, times)), settings);
+      const got = await draw(
+        rows.flatMap((row) => repeated(row, times)),
+        settings,
+      );
       got.tokens.forEach((token, i) => {
         const own = Math.floor(i / times);
         assertDrawn(token, expected[own], keyOf(i), settings, `${model} ${JSON.stringify(settings)}`);
-        assertClose([got.logprobs[i]], [logSoftmax(rows[own], settings.temperature)[token]], 'log-probability', 1e-5, 1e-5);
+        assertClose(
+          [got.logprobs[i]],
+          [logSoftmax(rows[own], settings.temperature)[token]],
+          'log-probability',
+          1e-5,
+          1e-5,
+        );
       });
     }
   }
@@ -71,7 +101,15 @@ test('golden vectors: temperature, top-k and top-p keep the ids that transformer
 
 test('equals the reference for every vocabulary size, each way to reduce, filters mixed', async () => {
   const random = seeded(21);
-  const mixes = [{}, { temperature: 0.5 }, { topK: 5 }, { topP: 0.8 }, { temperature: 1.3, topK: 40, topP: 0.9 }, { topP: 1e-9 }, { topK: 1 }];
+  const mixes = [
+    {},
+    { temperature: 0.5 },
+    { topK: 5 },
+    { topP: 0.8 },
+    { temperature: 1.3, topK: 40, topP: 0.9 },
+    { topP: 1e-9 },
+    { topK: 1 },
+  ];
   for (const V of [1, 2, 7, 8, 9, 63, 65, 97, 1000, 5003]) {
     const rows = Array.from({ length: 9 }, (_, i) => random.normals(V, i === 0 ? 0.01 : i));
     rows[3].fill(-Infinity, 0, Math.floor(V / 2)); // never drawn
@@ -84,7 +122,13 @@ test('equals the reference for every vocabulary size, each way to reduce, filter
         rows.forEach((row, i) => {
           const expected = filtered(row, f.temperature, settings.topK, f.topP);
           assertDrawn(got.tokens[i], expected, keyOf(i), settings, `V ${V}, row ${i}, ${JSON.stringify(mix)}`);
-          assertClose([got.logprobs[i]], [logSoftmax(row, f.temperature)[got.tokens[i]]], 'log-probability', 1e-5, 1e-5);
+          assertClose(
+            [got.logprobs[i]],
+            [logSoftmax(row, f.temperature)[got.tokens[i]]],
+            'log-probability',
+            1e-5,
+            1e-5,
+          );
         });
       }
     }
@@ -98,22 +142,40 @@ test('frequencies follow the softmax in every row, the first included (chi-squar
   const counts = logits.map(() => new Array<number>(V).fill(0));
   const keys: number[][] = [];
   for (let round = 0; round < rounds; round++) for (let r = 0; r < rows; r++) keys.push(keyOf(r, round));
-  const got = await draw(keys.map(([r]) => logits[r]), { seed: 1 }, keys);
+  const got = await draw(
+    keys.map(([r]) => logits[r]),
+    { seed: 1 },
+    keys,
+  );
   got.tokens.forEach((token, i) => counts[i % rows][token]++);
   for (let r = 0; r < rows; r++) {
     const expected = filtered(logits[r], 1, 0, 1).map((x) => x * rounds);
     const chi2 = counts[r].reduce((sum, c, i) => sum + (c - expected[i]) ** 2 / expected[i], 0);
-    assert.ok(chi2 < 29.6, `row ${r}: chi-square ${chi2.toFixed(1)} with 10 degrees of freedom (29.6 is exceeded once in 1,000)`);
+    assert.ok(
+      chi2 < 29.6,
+      `row ${r}: chi-square ${chi2.toFixed(1)} with 10 degrees of freedom (29.6 is exceeded once in 1,000)`,
+    );
   }
   assert.ok(new Set(counts.map(String)).size === rows, 'rows draw apart');
 });
 
 test('greedy takes the largest logit, the lowest id among equals', async () => {
-  const rows = [[0, 3, 3, 1, 3], [-5, -Infinity, -5, -9, -7], [-0, 0, -1, -1, -1], [1, 2, 3, 4, 5], [7, 7, 7, 7, 7]];
+  const rows = [
+    [0, 3, 3, 1, 3],
+    [-5, -Infinity, -5, -9, -7],
+    [-0, 0, -1, -1, -1],
+    [1, 2, 3, 4, 5],
+    [7, 7, 7, 7, 7],
+  ];
   for (const lanes of lanesToTest()) {
     const got = await draw(rows, { temperature: 0, topK: 3, topP: 0.5 }, undefined, lanes);
     assert.equal(got.tokens, [1, 0, 0, 4, 0]);
-    assertClose(got.logprobs, rows.map((r, i) => logSoftmax(r, 1)[got.tokens[i]]), 'log-probabilities', 1e-6);
+    assertClose(
+      got.logprobs,
+      rows.map((r, i) => logSoftmax(r, 1)[got.tokens[i]]),
+      'log-probabilities',
+      1e-6,
+    );
   }
   const big = seeded(23).normals(5003);
   big[4001] = 9;
@@ -125,9 +187,11 @@ test('top-k keeps every tie of the k-th, and nothing else', async () => {
   const row = [1, 2, 2, 0, 2, 3, -1];
   const got = await draw(repeated(row, 400), { topK: 2 });
   assert.equal([...new Set(got.tokens)].sort(), [1, 2, 4, 5]);
+  const zeros = await draw(repeated([-0, 0, -1, -2, -3], 60), { topK: 1 });
+  assert.equal([...new Set(zeros.tokens)].sort(), [0, 1], '−0 and 0 are a tie');
 });
 
-test('a row’s token does not depend on the rows beside it; seed, iteration, position and sample index each change it', async () => {
+test('a row’s token does not depend on the rows beside it; seed, iteration and each word of the key change it', async () => {
   const random = seeded(24);
   const rows = Array.from({ length: 40 }, () => random.normals(500));
   const keys = rows.map((_, i) => keyOf(i * 3 + 1));
@@ -152,7 +216,10 @@ test('a real vocabulary: 151,936 tokens, mass at both ends, none where there is 
   row[0] = 0;
   row[V - 1] = 0;
   const got = await draw(repeated(row, 24), {});
-  assert.equal([...new Set(got.tokens)].sort((a, b) => a - b), [0, V - 1]);
+  assert.equal(
+    [...new Set(got.tokens)].sort((a, b) => a - b),
+    [0, V - 1],
+  );
   assertClose(got.logprobs, new Array(24).fill(-Math.LN2), 'log-probability', 1e-6);
   const normal = seeded(25).normals(V, 3);
   const settings = { ...plain, topK: 50, topP: 0.95 };
@@ -162,11 +229,30 @@ test('a real vocabulary: 151,936 tokens, mass at both ends, none where there is 
 });
 
 test('logits of 1e30, NaN and nothing but −∞ give an id of the vocabulary', async () => {
-  const got = await draw([[1e30, -1e30, 0], [NaN, NaN, NaN], [-Infinity, -Infinity, -Infinity]], { temperature: 0.5, topP: 0.9, topK: 2 });
+  const got = await draw(
+    [
+      [1e30, -1e30, 0],
+      [NaN, NaN, NaN],
+      [-Infinity, -Infinity, -Infinity],
+    ],
+    { temperature: 0.5, topP: 0.9, topK: 2 },
+  );
   assert.is(got.tokens[0], 0);
-  assert.ok(got.tokens.every((t) => t < 3), String(got.tokens));
-  const greedy = await draw([[NaN, NaN, NaN], [-Infinity, -Infinity, -Infinity]], { temperature: 0 });
-  assert.ok(greedy.tokens.every((t) => t < 3), String(greedy.tokens));
+  assert.ok(
+    got.tokens.every((t) => t < 3),
+    String(got.tokens),
+  );
+  const greedy = await draw(
+    [
+      [NaN, NaN, NaN],
+      [-Infinity, -Infinity, -Infinity],
+    ],
+    { temperature: 0 },
+  );
+  assert.ok(
+    greedy.tokens.every((t) => t < 3),
+    String(greedy.tokens),
+  );
 });
 
 test.run();

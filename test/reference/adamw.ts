@@ -5,8 +5,12 @@ export const l2Norm = (...chunks: ArrayLike<number>[]): number =>
 
 /** Float64 AdamW of one chunk, in place; the first `decayCount` numbers are decayed. */
 export function adamwStep(
-  chunk: { values: number[]; m: number[]; v: number[] }, gradients: ArrayLike<number>, step: number,
-  { lr, beta1, beta2, eps, weightDecay }: AdamSettings, decayCount: number, maxNorm?: number,
+  chunk: { values: number[]; m: number[]; v: number[] },
+  gradients: ArrayLike<number>,
+  step: number,
+  { lr, beta1, beta2, eps, weightDecay }: AdamSettings,
+  decayCount: number,
+  maxNorm?: number,
 ): void {
   const scale = maxNorm === undefined ? 1 : Math.min(1, maxNorm / (l2Norm(gradients) + 1e-6));
   for (let i = 0; i < chunk.values.length; i++) {

@@ -34,9 +34,15 @@ export function policyObjectiveOf(logp: number[], oldLogp: number[], advantages:
     loss: mean(plain.map((l, i) => Math.max(l, clipped[i]))),
     gradient: plain.map((l, i) => (clipped[i] > l ? 0 : l / n)),
     stats: [
-      n, mean(plain.map((l, i) => Math.max(l, clipped[i]))), -mean(d), mean(d.map((x) => x * x / 2)),
-      mean(d.map((x) => Math.expm1(x) - x)), mean(plain.map((l, i) => (clipped[i] > l ? 1 : 0))), mean(ratio),
-      Math.max(...ratio), Math.min(...ratio),
+      n,
+      mean(plain.map((l, i) => Math.max(l, clipped[i]))),
+      -mean(d),
+      mean(d.map((x) => (x * x) / 2)),
+      mean(d.map((x) => Math.expm1(x) - x)),
+      mean(plain.map((l, i) => (clipped[i] > l ? 1 : 0))),
+      mean(ratio),
+      Math.max(...ratio),
+      Math.min(...ratio),
     ],
   };
 }
@@ -52,8 +58,14 @@ export function valueLossOf(values: number[], oldValues: number[], returns: numb
     loss: mean(losses),
     gradient: error.map((e, i) => (worse[i] ? 0 : e / n)),
     stats: [
-      n, mean(losses), mean(worse.map(Number)), mean(error.map((e) => e * e)), mean(returns), mean(returns.map((r) => r * r)),
-      mean(values), mean(error.map((e) => -e)),
+      n,
+      mean(losses),
+      mean(worse.map(Number)),
+      mean(error.map((e) => e * e)),
+      mean(returns),
+      mean(returns.map((r) => r * r)),
+      mean(values),
+      mean(error.map((e) => -e)),
     ],
   };
 }

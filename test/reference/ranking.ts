@@ -1,4 +1,4 @@
-/** Float64 reference of the K-wise ranking loss of one prompt: loss, gradient by each reward, strict pairs, correct ones, Σ margins. */
+/** Float64 K-wise ranking loss of one prompt: loss, gradient by each reward, strict pairs, correct ones, Σ margins. */
 export function rankingLossOf(rewards: ArrayLike<number>, ranks: ArrayLike<number>, margin = 0) {
   const K = rewards.length;
   const gradient = new Array<number>(K).fill(0);
