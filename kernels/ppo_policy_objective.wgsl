@@ -1,8 +1,8 @@
 // ppo_policy_objective: Σ w · max(−A ρ, −A clip(ρ, 1 − ε, 1 + ε)), ρ = exp(log π − log π_old), its gradient by log π:
 // −w A ρ where the unclipped term is the larger or both are equal, else 0 (Schulman et al. 2017, equation 7).
 // logp, oldLogp, advantages, weights, gradient [M]; weights are 1/(tokens of the minibatch), 0 at padding, where
-// nothing is read that could matter. settings = (β, discount, λ, ε, …). stats [12] are added to: tokens, loss, k1, k2, k3, clipped
-// share, mean ρ, largest ρ, smallest ρ. log ρ is held within ±80, so that nothing overflows. One workgroup.
+// nothing is read that could matter. settings = (β, discount, λ, ε, …). stats [12] are added to: tokens, loss,
+// k1, k2, k3, clipped share, mean ρ, largest ρ, smallest ρ. log ρ is held within ±80, so that nothing overflows. One workgroup.
 struct P { M: u32 }
 @group(0) @binding(0) var<storage, read> logp: array<f32>;
 @group(0) @binding(1) var<storage, read> oldLogp: array<f32>;

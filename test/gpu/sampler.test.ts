@@ -191,7 +191,7 @@ test('top-k keeps every tie of the k-th, and nothing else', async () => {
   assert.equal([...new Set(zeros.tokens)].sort(), [0, 1], '−0 and 0 are a tie');
 });
 
-test('a row’s token does not depend on the rows beside it; seed, iteration and each word of the key change it', async () => {
+test('a row’s token depends on its logits and key alone; seed, iteration and each word of the key change it', async () => {
   const random = seeded(24);
   const rows = Array.from({ length: 40 }, () => random.normals(500));
   const keys = rows.map((_, i) => keyOf(i * 3 + 1));
