@@ -2,10 +2,11 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { startBackend } from '../../src/gpu/backend.ts';
-import { checkDevice, closeDevice, gpu } from '../../src/gpu/device.ts';
+import { checkDevice, closeDevice, gpu, withSubgroup } from '../../src/gpu/device.ts';
 import type { Lanes } from '../../src/gpu/ops/reduction.ts';
 import { record } from '../../src/gpu/program.ts';
-import { download, persistent, type Tensor, upload, vector } from '../../src/gpu/tensor.ts';
+import type { Parameter } from '../../src/gpu/tape.ts';
+import { download, persistent, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
 
 /** Opens the device with Dawn's validation on: for `test.before`. */
 export async function openForTests(): Promise<void> {
@@ -23,6 +24,11 @@ export function lanesToTest(): Lanes[] {
   const { subgroup } = gpu();
   const shared = [{ subgroup: 0, workgroup: 64 }];
   return subgroup ? [{ subgroup, workgroup: subgroup }, { subgroup, workgroup: 64 }, ...shared] : shared;
+}
+
+/** Runs `work` once for each form that kernels take by subgroup size: this adapter's own, and through workgroup memory. */
+export async function onEachVariant(work: (variant: string) => Promise<void>): Promise<void> {
+  for (const subgroup of new Set([gpu().subgroup, 0])) await withSubgroup(subgroup, () => work(`subgroup ${subgroup}`));
 }
 
 /** A seeded generator of numbers: `uniform` in [0,1), `normal` with variance 1, `below(n)` an integer in [0,n). */
@@ -54,6 +60,20 @@ export function matrix(values: ArrayLike<number>, cols: number, kind: 'f32' | 'u
   upload(tensor, kind === 'f32' ? Float32Array.from(values) : Uint32Array.from(values));
   return tensor;
 }
+
+/** A device vector of these numbers with zeros behind them to a multiple of 4, as the weights have them. */
+export function padded(values: ArrayLike<number>): Tensor {
+  const tensor = vector(Math.ceil(values.length / 4) * 4);
+  upload(tensor, Float32Array.from(values));
+  return tensor;
+}
+
+/** The same rows with their padding columns. */
+export const withPadding = ({ buffer, rows, stride, offset }: Tensor): Tensor => new Tensor(buffer, rows, stride, stride, offset);
+
+/** A weight with a gradient of zeros. */
+export const parameter = (name: string, value: Tensor): Parameter & { grad: Tensor } =>
+  ({ name, value, grad: persistent(value.rows, value.cols, value.stride) });
 
 /** Records `build`, runs it `times` times, and reads these tensors back as float32. */
 export async function compute(build: () => void, outputs: Tensor[], times = 1): Promise<Float32Array[]> {
