@@ -31,6 +31,11 @@ const languageModel: ChartPlan[] = [
     text: 'Share of tokens that the model thought most likely.',
     metrics: [['mean_token_accuracy', 'training'], ['eval_mean_token_accuracy', 'held out']],
   },
+  {
+    title: 'Pretraining loss',
+    text: 'Nats a token on the pretraining rows mixed in.',
+    metrics: [['loss/ptx', 'pretraining']],
+  },
   { title: 'Perplexity', text: 'exp(loss) on held-out rows.', metrics: [['eval_perplexity', 'held out']] },
   ...optimisation,
 ];
@@ -62,8 +67,8 @@ const rewardModel: ChartPlan[] = [
 const reinforcement: ChartPlan[] = [
   {
     title: 'Reward',
-    text: 'Reward model’s score, and what is left of it after the KL penalty.',
-    metrics: [['objective/scores', 'score'], ['objective/rlhf_reward', 'score − β KL']],
+    text: 'Reward model’s score, the KL penalty, and their sum, which PPO raises.',
+    metrics: [['objective/scores', 'score'], ['objective/non_score_reward', '−β KL'], ['objective/rlhf_reward', 'sum']],
   },
   {
     title: 'KL to the reference',
@@ -72,6 +77,7 @@ const reinforcement: ChartPlan[] = [
   },
   { title: 'β', text: 'Weight of the KL penalty.', metrics: [['objective/kl_coef', 'β']] },
   { title: 'Entropy', text: 'Of the policy, in nats a token.', metrics: [['policy/entropy_avg', 'entropy']] },
+  { title: 'Entropy of a response', text: 'In nats.', metrics: [['objective/entropy', 'entropy']] },
   {
     title: 'Pretraining loss',
     text: 'Nats a token on the pretraining mix (γ > 0).',
@@ -101,6 +107,11 @@ const reinforcement: ChartPlan[] = [
   { title: 'Policy loss', text: 'Clipped surrogate.', metrics: [['loss/policy_avg', 'policy']] },
   { title: 'Value loss', text: 'Half the clipped squared error.', metrics: [['loss/value_avg', 'value']] },
   {
+    title: 'Returns',
+    text: 'What the value model learns to foretell, over all response tokens.',
+    metrics: [['returns/mean', 'mean'], ['returns/var', 'variance']],
+  },
+  {
     title: 'Explained variance',
     text: 'Share of the returns’ variance that the value model foretells.',
     metrics: [['val/explained_var', 'explained']],
@@ -115,7 +126,11 @@ const reinforcement: ChartPlan[] = [
     text: 'Seconds an iteration.',
     metrics: [['time/rollout', 'rollout'], ['time/score', 'score'], ['time/update', 'update']],
   },
-  { title: 'Learning rate', text: 'The schedule as it ran.', metrics: [['lr', 'learning rate']] },
+  {
+    title: 'Learning rate',
+    text: 'The schedule as it ran.',
+    metrics: [['lr', 'policy'], ['lr/value', 'value']],
+  },
 ];
 
 const plans: Record<string, ChartPlan[]> = {

@@ -12,7 +12,7 @@ const PROMPTS = 12;
 const KEPT_PROMPTS = 20_000;
 
 /**
- * The first prompts that all completion files answer, with each file's (first) answer. Files are told apart by their
+ * Some of the prompts that all completion files answer, spread over the first file, with each file's (first) answer. Files are told apart by their
  * names without `.jsonl`.
  * @throws UsageError for a file that cannot be read or a bad row
  */
@@ -32,7 +32,8 @@ export async function compareSamples(files: string[], limit = PROMPTS): Promise<
     answers.push(byPrompt);
   }
   const common = [...(answers[0]?.keys() ?? [])].filter((prompt) => answers.every((each) => each.has(prompt)));
-  return common.slice(0, limit).map((prompt) => ({
+  const spread = common.filter((_, i) => i % Math.max(1, Math.floor(common.length / limit)) === 0);
+  return spread.slice(0, limit).map((prompt) => ({
     prompt,
     answers: answers.map((each, i) => ({ label: labelOf(files[i]!), ...each.get(prompt)! })),
   }));
