@@ -2,7 +2,7 @@
 //   MODE  nn: A[M,K] B[K,N]   nt: A[M,K] B[N,K]   tn: A[K,M] B[K,N]
 //   STORE plain: C = P + bias          residual: C = P + bias + R      add: C += P
 //         gelu:  U = P + bias, C = gelu(U)                             gelu_grad: C = P · gelu'(U)
-// Strides (lda, ldb, ldc) count vec4s; padding columns of the inputs are zero, and those of C come out zero.
+// Strides (lda, ldb, ldc) count vec4s; the columns up to the next multiple of 4 are zero in the inputs and come out zero in C.
 // The sum over K runs in one order that depends on K alone, so a row of C does not depend on the rows beside it.
 // Dispatch (⌈N/TN⌉, ⌈M/TM⌉). SUBGROUP 8: one subgroup a workgroup, TM × 32 tile, A spread by broadcast (lavapipe).
 // Otherwise: 256 threads, 128 × 64 tile through workgroup memory, 8 × 4 results a thread.
@@ -88,7 +88,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     ${range(4, (j) => `c${i} += subgroupBroadcast(${spread(i, j)}) * b_${j}; `)}
     //% }
   }
-  if (n < p.ldc) {
+  if (n < (p.N + 3) / 4) {
     //% if (usesBias) {
     let b0 = bias[n * p.bias];
     //% }
@@ -152,7 +152,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     workgroupBarrier();
   }
   let r0 = m0 + ty * 8;
-  if (n < p.ldc) {
+  if (n < (p.N + 3) / 4) {
     //% if (usesBias) {
     let b0 = bias[n * p.bias];
     //% }

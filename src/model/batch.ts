@@ -105,7 +105,7 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
     spans.push({ first: at, length });
     for (let i = 0; i < length; i++) positions[at + i] = i;
   }
-  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, keys, firstPick };
+  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans, config.headDim), index, inverse, targets, weights, keys, firstPick };
 }
 
 /** The device tensors that a batch of one shape is uploaded to. */
@@ -122,7 +122,7 @@ export class BatchTensors {
 
   constructor(readonly shape: BatchShape, config: ModelConfig, private readonly training: boolean) {
     const { tokens, picks, rows } = shape;
-    const { lanes, queries } = attentionTile();
+    const { lanes, queries } = attentionTile(config.headDim);
     const column = (n: number): Tensor => persistent(n, 1, 1);
     this.tileCount = Math.ceil(tokens / (lanes * queries)) + rows + Math.ceil(tokens / PAD_ROW / 4);
     const runs = (ids: number): { runs: Tensor; order: Tensor } | undefined =>

@@ -15,14 +15,19 @@ export interface HeadShape {
   headDim: number;
 }
 
-/** Lanes a workgroup and queries a lane of the attention kernels on this device. */
-export function attentionTile(): { lanes: number; queries: number } {
-  return gpu().subgroup === 8 ? { lanes: 8, queries: 2 } : { lanes: 64, queries: 1 };
+/**
+ * Lanes a workgroup and queries a lane of the attention kernels on this device. Without subgroups of 8, keys and values of a
+ * tile lie in workgroup memory: as many as fit the 16 KiB that every device has.
+ */
+export function attentionTile(headDim: number): { lanes: number; queries: number } {
+  if (gpu().subgroup === 8) return { lanes: 8, queries: 2 };
+  const bytes = 2 * Math.ceil(headDim / 4) * 16 + 8;
+  return { lanes: [64, 32, 16].find((lanes) => lanes * bytes <= 16384) ?? 8, queries: 1 };
 }
 
 /** One tile: a run of queries of one row. */
-export function attentionTiles(rows: readonly { first: number; length: number }[]): Uint32Array {
-  const { lanes, queries } = attentionTile();
+export function attentionTiles(rows: readonly { first: number; length: number }[], headDim: number): Uint32Array {
+  const { lanes, queries } = attentionTile(headDim);
   const tiles: number[] = [];
   for (const { first, length } of rows) {
     for (let q = 0; q < length; q += lanes * queries) tiles.push(first, length, q, 0);
@@ -37,8 +42,8 @@ export function rotary(tape: Tape, qkv: Tensor, shape: HeadShape, table: Tensor,
   const { heads, kvHeads, headDim } = shape;
   const count = qkv.rows * (heads + kvHeads);
   const turn = (sign: number, x: Tensor): void => {
-    launch(kernel('rotary', rotarySource, { D: headDim, SIGN: sign }), [table, positions, x],
-      [qkv.rows, heads + kvHeads, heads, qkv.stride, heads * headDim], spread(count));
+    launch(kernel('rotary', rotarySource, { SIGN: sign }), [table, positions, x],
+      [qkv.rows, heads + kvHeads, heads, qkv.stride, heads * headDim, headDim], spread(count));
   };
   turn(1, qkv);
   tape.push([], () => turn(-1, tape.target(qkv).gradient));
@@ -48,7 +53,7 @@ export function rotary(tape: Tape, qkv: Tensor, shape: HeadShape, table: Tensor,
 export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tensor): Tensor {
   const { heads, kvHeads, headDim } = shape;
   if (qkv.cols !== columns(shape)) throw new Error(`attention: ${qkv.cols} columns for ${columns(shape)}`);
-  const { lanes, queries } = attentionTile();
+  const { lanes, queries } = attentionTile(headDim);
   const o = scratch(qkv.rows, heads * headDim);
   const lse = scratch(qkv.rows, heads, heads);
   if (o.stride !== o.cols) clear(o);
