@@ -12,7 +12,7 @@ export default defineConfig({
   splitting: true,
   external: ['webgpu'],
   noExternal: [/^(?!webgpu$).*/],
-  loader: { '.wgsl': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
+  loader: { '.wgsl': 'text', '.iife.min.js': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
   banner: {
     js: "#!/usr/bin/env node\nimport { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
   },

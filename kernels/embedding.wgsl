@@ -1,6 +1,6 @@
 // embedding: X[n] = WTE[ID[n]] (+ WPE[POS[n]] where positions are learned). X [N,C], strides in vec4s.
-// Dispatch ⌈N·ld/64⌉, a vec4 a lane.
-struct P { count: u32, ld: u32 }
+// WTE may be rows FIRST… of a larger table: tokens of other rows are then left to other dispatches. Dispatch ⌈N·ld/64⌉, a vec4 a lane.
+struct P { count: u32, ld: u32, first: u32, rows: u32 }
 @group(0) @binding(0) var<storage, read> ID: array<u32>;
 @group(0) @binding(1) var<storage, read> WTE: array<vec4f>;
 //% if (LEARNED) {
@@ -18,9 +18,11 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   if (i >= p.count) { return; }
   let n = i / p.ld;
   let c = i % p.ld;
+  let row = ID[n] - p.first;
+  if (row >= p.rows) { return; }
   //% if (LEARNED) {
-  X[i] = WTE[ID[n] * p.ld + c] + WPE[POS[n] * p.ld + c];
+  X[i] = WTE[row * p.ld + c] + WPE[POS[n] * p.ld + c];
   //% } else {
-  X[i] = WTE[ID[n] * p.ld + c];
+  X[i] = WTE[row * p.ld + c];
   //% }
 }

@@ -26,7 +26,7 @@ await build({
   target: 'node20',
   packages: 'external',
   sourcemap: 'inline',
-  loader: { '.wgsl': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
+  loader: { '.wgsl': 'text', '.iife.min.js': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
   logLevel: 'warning',
 });
 

@@ -9,7 +9,19 @@ export interface Parameter {
   readonly name: string;
   readonly value: Tensor;
   readonly grad?: Tensor;
+  /** Row slices of a table that is larger than a binding; `value` and `grad` are then the first of them. */
+  readonly slices?: readonly TableSlice[];
 }
+
+/** Rows `firstRow`… of a table. */
+export interface TableSlice {
+  readonly value: Tensor;
+  readonly grad?: Tensor;
+  readonly firstRow: number;
+}
+
+/** A table's slices: itself, where it is whole. */
+export const slicesOf = (table: Parameter): readonly TableSlice[] => table.slices ?? [{ ...table, firstRow: 0 }];
 
 /**
  * Reverse-mode differentiation over recorded launches. Ops push their backward while they record their forward; `backward`

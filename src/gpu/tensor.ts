@@ -16,9 +16,9 @@ export class Tensor {
     readonly offset = 0,
   ) {}
 
-  /** Bytes from the first to the end of the last row. */
+  /** Bytes from the first number to the end of the last row, as far as the buffer goes. */
   get bytes(): number {
-    return this.rows * this.stride * 4;
+    return Math.min(this.rows * this.stride * 4, this.buffer.size - this.offset);
   }
 
   /** The same numbers seen as rows `first` to `first + count`; the start must fall on a multiple of 256 bytes. */
@@ -26,6 +26,12 @@ export class Tensor {
     const offset = this.offset + first * this.stride * 4;
     if (offset % 256) throw new Error(`row ${first} does not start on a binding boundary`);
     return new Tensor(this.buffer, count, this.cols, this.stride, offset);
+  }
+
+  /** Columns `first` to `first + count` of all rows; the start must fall on a multiple of 64 columns. */
+  columnRange(first: number, count: number): Tensor {
+    if (first % 64) throw new Error(`column ${first} does not start on a binding boundary`);
+    return first === 0 && count === this.cols ? this : new Tensor(this.buffer, this.rows, count, this.stride, this.offset + first * 4);
   }
 }
 

@@ -1,8 +1,8 @@
 import { attentionDecode, cacheWrite, decodeAdvance, decodeInput, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
 import { attention } from '../gpu/ops/attention.ts';
 import { gather, NONE } from '../gpu/ops/gather.ts';
-import { matmul } from '../gpu/ops/matmul.ts';
 import { sample, SAMPLER_SETTINGS_LENGTH, samplerSettings, type SamplerSettings } from '../gpu/ops/sampler.ts';
+import { logitsOf } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { persistent, scratch, stage, upload, vector, type Tensor } from '../gpu/tensor.ts';
@@ -240,8 +240,7 @@ export class Generator {
   /** Logits of hidden states [A,C], a draw for each, and the slots' new state. */
   private draw(hidden: Tensor, rows: Tensor, keys?: Tensor): void {
     const { decoder, decode, settings } = this;
-    const logits = scratch(hidden.rows, decoder.config.vocabSize);
-    matmul('nt', hidden, decoder.unembedding.value, logits);
+    const logits = logitsOf(hidden, decoder.unembedding);
     const tokens = scratch(hidden.rows, 1, 1);
     const logprobs = scratch(hidden.rows, 1, 1);
     let drawKeys = keys;

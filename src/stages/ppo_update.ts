@@ -181,9 +181,9 @@ export class Update {
       }),
       hold: record(() => {
         gradientNorm({ gradients, out: norms.ptx });
-        gradients.forEach((g, i) => {
-          copy(g, held[i]);
-          clear(g);
+        held.forEach((t, i) => {
+          copy(gradients[i], t);
+          clear(gradients[i]);
         });
       }),
       join: record(() => {

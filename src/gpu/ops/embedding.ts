@@ -2,7 +2,7 @@ import source from '../../../kernels/embedding.wgsl';
 import gradSource from '../../../kernels/embedding_grad.wgsl';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
-import { spread, type Parameter, type Tape } from '../tape.ts';
+import { slicesOf, spread, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 
 /** Which tokens have which id, sorted on the host: `runs` [R,4] = (id, first, end, 0), `order` [N]. */
@@ -20,8 +20,10 @@ export function embedding(tape: Tape, ids: Tensor, tokens: Parameter, idRuns: Oc
   const x = scratch(ids.rows, tokens.value.cols);
   const ld = x.stride / 4;
   const count = x.rows * ld;
-  launch(kernel('embedding', source, { LEARNED: learned !== undefined }),
-    [ids, tokens.value, ...(learned ? [learned.at, learned.positions.value] : []), x], [count, ld], spread(count));
+  for (const { value, firstRow } of slicesOf(tokens)) {
+    launch(kernel('embedding', source, { LEARNED: learned !== undefined }),
+      [ids, value, ...(learned ? [learned.at, learned.positions.value] : []), x], [count, ld, firstRow, value.rows], spread(count));
+  }
   tape.push([], () => {
     const dx = tape.take(x);
     scatter(tokens, idRuns, dx);
@@ -35,8 +37,10 @@ function scatter(table: Parameter, occurrences: Occurrences | undefined, dx: Ten
   if (!table.grad) return;
   if (!occurrences) throw new Error('the gradient of an embedding needs its occurrences');
   const ld = dx.stride / 4;
-  launch(kernel('embedding_grad', gradSource), [occurrences.runs, occurrences.order, dx, table.grad], [ld],
-    [Math.ceil(ld / 8), occurrences.runs.rows]);
+  for (const { grad, firstRow } of slicesOf(table)) {
+    launch(kernel('embedding_grad', gradSource), [occurrences.runs, occurrences.order, dx, grad!], [ld, firstRow, grad!.rows],
+      [Math.ceil(ld / 8), occurrences.runs.rows]);
+  }
 }
 
 /**

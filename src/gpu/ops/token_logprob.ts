@@ -2,7 +2,7 @@ import source from '../../../kernels/token_logprob.wgsl';
 import gradSource from '../../../kernels/token_logprob_grad.wgsl';
 import { kernel } from '../kernel.ts';
 import { f32, launch } from '../program.ts';
-import { spread, type Parameter, type Tape } from '../tape.ts';
+import { slicesOf, spread, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 import { matmul } from './matmul.ts';
 import { rowsPerGroup } from './norm.ts';
@@ -23,21 +23,17 @@ const LOGIT_BYTES = 64 << 20;
  * than fit `LOGIT_BYTES`. The gradient runs through log-probabilities only.
  */
 export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tensor, stats: Tensor, options: TokenLogprobOptions = {}): void {
-  const vocabulary = w.value.rows;
+  const slices = slicesOf(w);
+  const vocabulary = slices.at(-1)!.firstRow + slices.at(-1)!.value.rows;
   const stride = (vocabulary + 3) & ~3;
   const inverse = f32(1 / (options.temperature ?? 1));
   const fit = Math.max(1, Math.floor(LOGIT_BYTES / (stride * 4)));
   const block = fit >= h.rows ? h.rows : Math.max(64, fit - (fit % 64));
   const parts: { first: number; count: number }[] = [];
   for (let first = 0; first < h.rows; first += block) parts.push({ first, count: Math.min(block, h.rows - first) });
-  const logitsOf = (first: number, count: number): Tensor => {
-    const logits = scratch(count, vocabulary);
-    matmul('nt', h.rowRange(first, count), w.value, logits);
-    return logits;
-  };
   const kept = new Map<number, Tensor>();
   for (const { first, count } of parts) {
-    const logits = logitsOf(first, count);
+    const logits = logitsOf(h.rowRange(first, count), w);
     launch(kernel('token_logprob', source), [logits, targets.rowRange(first, count), stats.rowRange(first, count)],
       [count, vocabulary, stride / 4, inverse], [Math.ceil(count / rowsPerGroup())]);
     if (tape.training && parts.length === 1) kept.set(first, logits);
@@ -46,15 +42,26 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
   tape.push([h, ...kept.values()], () => {
     const { gradient, add } = tape.target(h);
     for (const { first, count } of parts) {
-      const logits = kept.get(first) ?? logitsOf(first, count);
+      const logits = kept.get(first) ?? logitsOf(h.rowRange(first, count), w);
       const quarter = (count * stride) / 4;
       launch(kernel('token_logprob_grad', gradSource),
         [targets.rowRange(first, count), stats.rowRange(first, count), options.dLogp!.rowRange(first, count), logits],
         [quarter, vocabulary, stride / 4, inverse], spread(quarter));
-      if (w.grad) matmul('tn', logits, h.rowRange(first, count), w.grad, { kind: 'add' });
-      matmul('nn', logits, w.value, gradient.rowRange(first, count), add ? { kind: 'add' } : { kind: 'plain' });
+      for (const { value, grad, firstRow } of slices) {
+        const dz = logits.columnRange(firstRow, value.rows);
+        if (grad) matmul('tn', dz, h.rowRange(first, count), grad, { kind: 'add' });
+        matmul('nn', dz, value, gradient.rowRange(first, count), add || firstRow > 0 ? { kind: 'add' } : { kind: 'plain' });
+      }
       if (!kept.has(first)) release(logits);
     }
   });
   tape.done(...kept.values());
+}
+
+/** Logits h [M,C] · Wᵀ [M,V] for an unembedding of one or several slices. */
+export function logitsOf(h: Tensor, w: Parameter): Tensor {
+  const slices = slicesOf(w);
+  const logits = scratch(h.rows, slices.at(-1)!.firstRow + slices.at(-1)!.value.rows);
+  for (const { value, firstRow } of slices) matmul('nt', h, value, logits.columnRange(firstRow, value.rows));
+  return logits;
 }

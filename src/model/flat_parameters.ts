@@ -1,0 +1,185 @@
+import { RunError } from '../errors.ts';
+import { bufferOf, tf } from '../gpu/backend.ts';
+import { gpu } from '../gpu/device.ts';
+import type { Parameter } from '../gpu/tape.ts';
+import { persistent, readFloats, Tensor, upload } from '../gpu/tensor.ts';
+
+/** One tensor as it is stored and named in files and optimiser state. */
+export interface NamedTensor {
+  name: string;
+  shape: readonly number[];
+}
+
+/** Where a named tensor lies in its block. */
+export interface BlockPart {
+  name: string;
+  firstRow: number;
+  rows: number;
+  firstCol: number;
+  cols: number;
+}
+
+/** A matrix on the device that is used in one product: one named tensor, or several; what none of them fills is zero. */
+export interface Block {
+  /** What the decoder asks for. */
+  key: string;
+  parts: BlockPart[];
+  rows: number;
+  cols: number;
+  stride: number;
+  decay: boolean;
+}
+
+/** Where rows `from`… of a named tensor lie: chunk, first element and row stride there. */
+export interface Place {
+  chunk: number;
+  offset: number;
+  from: number;
+  rows: number;
+  cols: number;
+  stride: number;
+}
+
+/** One flat piece of the parameters: an optimiser step is a dispatch for each. All of `length` float32. */
+export interface Chunk {
+  values: Tensor;
+  gradients?: Tensor;
+  length: number;
+  /** Elements 0…decayCount−1 have weight decay. */
+  decayCount: number;
+}
+
+/**
+ * Parameters on the device, in flat chunks (as large as a binding may be), so that the optimiser, the gradient norm and the
+ * moving average take one dispatch a chunk. The values are tfjs variables.
+ */
+export class FlatParameters<T extends NamedTensor = NamedTensor> {
+  readonly chunks: Chunk[] = [];
+  private readonly places = new Map<string, Place[]>();
+  private readonly parameters = new Map<string, Parameter>();
+  private readonly variables: tf.Variable[] = [];
+
+  /**
+   * A block larger than a binding is kept in slices of rows. `bindingLimit` in bytes is the device's, unless a test asks for
+   * less. Throws RunError where not even a few rows of a block fit.
+   */
+  constructor(readonly plan: T[], blocks: readonly Block[], readonly trainable: boolean, bindingLimit = gpu().maxBinding) {
+    const limit = Math.floor(bindingLimit / 4 / 64) * 64;
+    const ordered = [...blocks.filter((b) => b.decay), ...blocks.filter((b) => !b.decay)];
+    const sizes: { length: number; decayCount: number }[] = [{ length: 0, decayCount: 0 }];
+    const slices = new Map<Block, Slice[]>();
+    for (const block of ordered) {
+      // Slices start at multiples of 64 rows, so that every view of rows or columns starts on a binding boundary.
+      const fit = Math.floor(limit / block.stride);
+      const most = fit >= block.rows ? block.rows : fit - (fit % 64);
+      if (most === 0) throw new RunError(`tensor ${block.key}: 64 rows of ${block.stride * 4} bytes exceed what this device binds`);
+      const made: Slice[] = [];
+      for (let firstRow = 0; firstRow < block.rows; firstRow += most) {
+        const rows = Math.min(most, block.rows - firstRow);
+        const size = Math.ceil((rows * block.stride) / 64) * 64;
+        if (sizes.at(-1)!.length + size > limit) sizes.push({ length: 0, decayCount: 0 });
+        const last = sizes.at(-1)!;
+        made.push({ chunk: sizes.length - 1, offset: last.length, firstRow, rows });
+        last.length += size;
+        if (block.decay) last.decayCount = last.length;
+      }
+      slices.set(block, made);
+    }
+    for (const { length, decayCount } of sizes) {
+      const variable = tf.variable(tf.zeros([length]), false);
+      this.variables.push(variable);
+      const values = new Tensor(bufferOf(variable), length, 1, 1);
+      this.chunks.push({ values, gradients: trainable ? persistent(length, 1, 1) : undefined, length, decayCount });
+    }
+    for (const block of blocks) {
+      const { key, cols, stride } = block;
+      const made = slices.get(block)!;
+      const views = made.map(({ chunk, offset, firstRow, rows }) => {
+        const view = (flat: Tensor): Tensor => new Tensor(flat.buffer, rows, cols, stride, offset * 4);
+        const { values, gradients } = this.chunks[chunk];
+        return { name: key, value: view(values), grad: gradients && view(gradients), firstRow };
+      });
+      this.parameters.set(key, views.length === 1 ? views[0] : { ...views[0], slices: views });
+      for (const part of block.parts) this.places.set(part.name, made.flatMap((slice) => overlap(part, slice, stride)));
+    }
+  }
+
+  /** The parameter of a block's key. */
+  get(key: string): Parameter {
+    const parameter = this.parameters.get(key);
+    if (!parameter) throw new Error(`this model has no parameter ${key}`);
+    return parameter;
+  }
+
+  find(key: string): Parameter | undefined {
+    return this.parameters.get(key);
+  }
+
+  /** How many numbers the named tensors have, padding left out. */
+  get count(): number {
+    return this.plan.reduce((sum, t) => sum + t.shape.reduce((a, b) => a * b, 1), 0);
+  }
+
+  /** Where a named tensor lies: one place, or one for each slice that holds rows of it. */
+  locate(name: string): Place[] {
+    const places = this.places.get(name);
+    if (!places) throw new Error(`this model has no tensor ${name}`);
+    return places;
+  }
+
+  /** Fills every tensor (of the values, or of flats laid out like them) from `read`: planned shapes, without padding. */
+  load(read: (name: string) => Float32Array, flats: readonly Tensor[] = this.chunks.map((c) => c.values)): void {
+    for (const [chunk, { length }] of this.chunks.entries()) {
+      const flat = new Float32Array(length);
+      for (const { name } of this.plan) {
+        const places = this.locate(name).filter((place) => place.chunk === chunk);
+        if (places.length === 0) continue;
+        const values = read(name);
+        for (const place of places) unpack(values, flat, place, true);
+      }
+      upload(flats[chunk], flat);
+    }
+  }
+
+  /** Reads tensors of one kind (the values, gradients, or optimiser moments laid out like them) back under their names. */
+  async save(flats: readonly Tensor[] = this.chunks.map((c) => c.values)): Promise<Map<string, Float32Array>> {
+    const result = new Map(this.plan.map(({ name, shape }) => [name, new Float32Array(shape.reduce((x, y) => x * y, 1))]));
+    for (const [chunk, flat] of flats.entries()) {
+      const host = await readFloats(flat);
+      for (const { name } of this.plan) {
+        for (const place of this.locate(name)) if (place.chunk === chunk) unpack(result.get(name)!, host, place, false);
+      }
+    }
+    return result;
+  }
+
+  /** Flat tensors of the chunks' lengths, filled with zeros: optimiser moments, averages. */
+  like(): Tensor[] {
+    return this.chunks.map(({ length }) => persistent(length, 1, 1));
+  }
+
+  dispose(): void {
+    for (const variable of this.variables) variable.dispose();
+    for (const { gradients } of this.chunks) gradients?.buffer.destroy();
+  }
+}
+
+interface Slice { chunk: number; offset: number; firstRow: number; rows: number }
+
+/** The part's rows that a slice of its block holds. */
+function overlap(part: BlockPart, slice: Slice, stride: number): Place[] {
+  const begin = Math.max(part.firstRow, slice.firstRow);
+  const end = Math.min(part.firstRow + part.rows, slice.firstRow + slice.rows);
+  if (end <= begin) return [];
+  const offset = slice.offset + (begin - slice.firstRow) * stride + part.firstCol;
+  return [{ chunk: slice.chunk, offset, from: begin - part.firstRow, rows: end - begin, cols: part.cols, stride }];
+}
+
+/** Copies rows between a dense array and their place in a flat, row-padded one. */
+function unpack(dense: Float32Array, flat: Float32Array, { offset, from, rows, cols, stride }: Place, toFlat: boolean): void {
+  for (let r = 0; r < rows; r++) {
+    const at = (from + r) * cols;
+    if (toFlat) flat.set(dense.subarray(at, at + cols), offset + r * stride);
+    else dense.set(flat.subarray(offset + r * stride, offset + r * stride + cols), at);
+  }
+}
