@@ -16,12 +16,13 @@ import type { PpoSettings } from '../options.ts';
 import type { RunFolder } from '../run_folder.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { checkFinite, checkpoint, resume } from '../train/loop.ts';
-import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
+import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
+import { microBatches } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { RandomStream } from '../train/random.ts';
 import { average } from '../train/ranking_metrics.ts';
 import { ppoMultiplier } from '../train/schedule.ts';
-import { activationBytes, beginRun, compileProgress, modelBytes, openSession } from '../train/session.ts';
+import { beginRun, compileProgress, openSession } from '../train/session.ts';
 import { LikelihoodTraining } from './likelihood_training.ts';
 import { Advantages, type Episode } from './ppo_rollout.ts';
 import { Update, updateRow, type UpdateStats } from './ppo_update.ts';
@@ -58,14 +59,15 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const iterations = Math.ceil(total / settings.batchSize);
   const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
   const longest = longestPrompt + settings.maxNewTokens;
-  const microBatchTokens = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const onDevice = [policy, models.reference, value, ...(reward.model ? [reward.model] : [])];
+  const microBatchTokens = chooseMicroBatchTokens(settings, policy, onDevice);
   const folder = await beginRun(settings, context, opened, {
     rows: prompts.rows.length,
     tokens: total * longest,
     steps: iterations,
     parameters: policy.weights.count,
-    memory: [policy, models.reference, value, ...(reward.model ? [reward.model] : [])].reduce((sum, m) => sum + modelBytes(m), 0)
-      + activationBytes(policy, microBatchTokens, microBatchTokens),
+    memory: onDevice.reduce((sum, m) => sum + modelBytes(m), 0) + activationBytes(policy, microBatchTokens, microBatchTokens),
+    microBatchTokens,
   }, { ...prompts.hashes, ...mix?.hashes });
   if (!folder) return;
 

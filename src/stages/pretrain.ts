@@ -9,11 +9,11 @@ import type { PretrainSettings } from '../options.ts';
 import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
-import { defaultMicroBatchTokens } from '../train/micro_batches.ts';
+import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
-import { activationBytes, beginRun, modelBytes, openSession } from '../train/session.ts';
+import { beginRun, openSession } from '../train/session.ts';
 import { documentRows, LikelihoodTraining } from './likelihood_training.ts';
 import { lastMetrics } from './sft.ts';
 
@@ -39,7 +39,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const heldOutRows = heldOut && documentRows(heldOut.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
-  const microBatchTokens = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const microBatchTokens = chooseMicroBatchTokens(settings, model);
   const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
   const longest = Math.min(microBatchTokens, settings.batchSize * config.context);
   const folder = await beginRun(settings, context, opened, {
@@ -48,6 +48,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
     steps: order.totalSteps,
     parameters: model.weights.count,
     memory: modelBytes(model) + activationBytes(model, longest, longest),
+    microBatchTokens,
   }, { ...data.hashes, ...heldOut?.hashes });
   if (!folder) return;
 

@@ -14,13 +14,13 @@ import { residualDropout } from '../model/residual_dropout.ts';
 import type { RmSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
-import { defaultMicroBatchTokens } from '../train/micro_batches.ts';
+import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { average, rankingReport, type ScoredRanking } from '../train/ranking_metrics.ts';
 import { multiplier } from '../train/schedule.ts';
-import { activationBytes, beginRun, compileProgress, modelBytes, openSession } from '../train/session.ts';
+import { beginRun, compileProgress, openSession } from '../train/session.ts';
 import { Scorer } from './judge.ts';
 import { lastMetrics } from './sft.ts';
 
@@ -57,7 +57,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     && await readDemonstrations(settings.demonstrations, tokenizer, config.context, settings, context);
 
   const order = new BatchOrder(data.rankings.length, settings.batchSize, settings.epochs, settings);
-  const budget = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const budget = chooseMicroBatchTokens(settings, model);
   const tokens = data.rankings.reduce((sum, r) => sum + tokensOf(r), 0);
   const folder = await beginRun(settings, context, opened, {
     rows: data.rankings.length,
@@ -65,6 +65,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     steps: order.totalSteps,
     parameters: model.weights.count,
     memory: modelBytes(model) + activationBytes(model, Math.min(budget, tokens), 0),
+    microBatchTokens: budget,
   }, { ...data.hashes, ...heldOut?.hashes, ...demonstrations?.hashes });
   if (!folder) return;
 

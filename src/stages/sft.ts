@@ -9,12 +9,12 @@ import { loadModel, loadTokenizer, saveModel, type Model } from '../model/load.t
 import type { SftSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps, type StepTask } from '../train/loop.ts';
-import { defaultMicroBatchTokens } from '../train/micro_batches.ts';
+import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { multiplier } from '../train/schedule.ts';
-import { activationBytes, beginRun, modelBytes, openSession } from '../train/session.ts';
+import { beginRun, openSession } from '../train/session.ts';
 import { documentRows, KeptWeights, LikelihoodTraining, likelihoodRow, packedDemonstrations } from './likelihood_training.ts';
 
 /**
@@ -35,7 +35,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
   const mixed = mix && mixedRows(order, rows, mix.rows, settings.pretrainFraction, config.context, settings.seed);
-  const microBatchTokens = settings.microBatchTokens ?? defaultMicroBatchTokens();
+  const microBatchTokens = chooseMicroBatchTokens(settings, model);
   const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
   const longest = Math.min(microBatchTokens, (settings.batchSize * tokens) / rows.length + (mix ? config.context : 0));
   const folder = await beginRun(settings, context, opened, {
@@ -44,6 +44,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
     steps: order.totalSteps,
     parameters: model.weights.count,
     memory: modelBytes(model) + activationBytes(model, longest, longest),
+    microBatchTokens,
   }, { ...data.hashes, ...heldOut?.hashes, ...mix?.hashes });
   if (!folder) return;
 

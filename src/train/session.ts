@@ -4,7 +4,6 @@ import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.t
 import { startBackend } from '../gpu/backend.ts';
 import { compilation } from '../gpu/kernel.ts';
 import { openRunFolder, type RunFolder } from '../run_folder.ts';
-import type { Model } from '../model/load.ts';
 
 /** Opens the device that the settings ask for; it is closed when the program ends. */
 export async function openSession(settings: { device?: string; dtype?: string }, context: RunContext): Promise<Gpu> {
@@ -24,6 +23,8 @@ export interface Cost {
   parameters: number;
   /** Device memory the run will take, estimated, in bytes. */
   memory: number;
+  /** Tokens of one pass. */
+  microBatchTokens: number;
 }
 
 /**
@@ -48,7 +49,8 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   }
   context.onExit(() => folder.close());
   await folder.noteData(data);
-  await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture }, cost });
+  await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture },
+    micro_batch_tokens: cost.microBatchTokens, cost });
   return folder;
 }
 
@@ -61,21 +63,6 @@ export function compileProgress(context: RunContext): () => void {
     if (!told && pending > 0) context.log(`compiling ${pending} kernels`);
     told = true;
   };
-}
-
-/** Bytes of a model in training: weights, gradients and two moments, or the weights alone. */
-export const modelBytes = ({ weights }: Model): number =>
-  weights.chunks.reduce((sum, { length, gradients }) => sum + length * 4 * (gradients ? 4 : 1), 0);
-
-/**
- * Bytes of activations that one training pass over `tokens` tokens keeps, estimated from the tensors each layer saves.
- */
-export function activationBytes({ config }: Model, tokens: number, picks: number): number {
-  const { width, hidden, heads, kvHeads, headDim, layers, vocabSize, gated } = config;
-  const qkv = (heads + 2 * kvHeads) * headDim;
-  const perLayer = 4 * width + qkv + heads * headDim + (gated ? 3 : 2) * hidden + 2 * heads + 8;
-  const backward = 3 * width + qkv + (gated ? 3 : 1) * hidden;
-  return 4 * (tokens * (layers * perLayer + 2 * width + backward) + picks * (2 * width + vocabSize + 8));
 }
 
 const count = (n: number): string => n.toLocaleString('en-US');

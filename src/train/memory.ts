@@ -1,0 +1,72 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { totalmem } from 'node:os';
+import { join } from 'node:path';
+import { RunError } from '../errors.ts';
+import { gpu } from '../gpu/device.ts';
+import type { Model } from '../model/load.ts';
+
+/** The most bytes of logits that exist at once (see tokenLogprob). */
+const LOGIT_BYTES = 64 * 2 ** 20;
+
+/** Bytes of a model on the device: its weights, and in training gradients and two moments. */
+export const modelBytes = ({ weights }: Model): number =>
+  weights.chunks.reduce((sum, { length, gradients }) => sum + length * 4 * (gradients ? 4 : 1), 0);
+
+/** Bytes of activations that one training pass over `tokens` tokens, `picks` of them with logits, holds at its peak. */
+export function activationBytes({ config, weights }: Model, tokens: number, picks: number): number {
+  const { width, hidden, heads, kvHeads, headDim, layers, vocabSize, gated } = config;
+  const qkv = (heads + 2 * kvHeads) * headDim;
+  // What each layer keeps for its gradient: norms' inputs and outputs, q k v, attention output, MLP.
+  const perLayer = 4 * width + qkv + heads * headDim + (gated ? 3 : 2) * hidden + 2 * heads + 8;
+  const inBackward = 3 * width + qkv + (gated ? 3 : 1) * hidden;
+  const head = weights.head === 'reward' ? picks * 2 * width * 4
+    : Math.min(picks * vocabSize * 4, LOGIT_BYTES) + picks * (2 * width + 8) * 4;
+  return 4 * tokens * (layers * perLayer + 2 * width) + Math.max(4 * tokens * inBackward, head);
+}
+
+/** Device memory to stay within where --memory does not say: WebGPU does not tell how much is free. */
+function defaultMemory(): number {
+  const { software, adapter } = gpu();
+  if (software) return Math.min(4 * 2 ** 30, totalmem() / 4);
+  // An adapter that binds 2 GiB and more at once is a discrete GPU with 8 GiB or more.
+  return adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30;
+}
+
+/**
+ * Tokens of one forward and backward pass: what --micro-batch-tokens says, what an interrupted run used (the order of sums,
+ * and so the last bits, depend on it), or as many as fit --memory beside the models, at most what keeps the device busy.
+ * @param trained the model whose activations are kept
+ * @param models all models on the device at once
+ * @throws RunError where not even one row of context length fits
+ */
+export function chooseMicroBatchTokens(settings: { microBatchTokens?: number; memory?: number; resume?: boolean; out?: string },
+  trained: Model, models: readonly Model[] = [trained]): number {
+  if (settings.microBatchTokens !== undefined) return settings.microBatchTokens;
+  if (settings.resume && settings.out) {
+    const used = recorded(settings.out);
+    if (used !== undefined) return used;
+  }
+  const memory = settings.memory ?? defaultMemory();
+  const left = memory - models.reduce((sum, m) => sum + modelBytes(m), 0);
+  const most = gpu().software ? 2048 : 16384;
+  let tokens = most;
+  while (tokens > 64 && activationBytes(trained, tokens, tokens) > left) tokens = Math.floor(tokens / 2);
+  const need = activationBytes(trained, Math.min(tokens, trained.config.context), 64);
+  if (need > left) {
+    const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+    throw new RunError(`the models and one pass take ${gib(memory - left + need)} of device memory, but ${gib(memory)} are allowed`,
+      'raise --memory, or use --lora-rank or a smaller model');
+  }
+  return tokens;
+}
+
+function recorded(out: string): number | undefined {
+  const path = join(out, 'rlhf.json');
+  if (!existsSync(path)) return undefined;
+  try {
+    const value = (JSON.parse(readFileSync(path, 'utf8')) as { micro_batch_tokens?: unknown }).micro_batch_tokens;
+    return typeof value === 'number' ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}
