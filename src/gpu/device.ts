@@ -109,12 +109,16 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   }));
   failure = undefined;
   void device.lost.then((lost) => {
-    if (lost.reason !== 'destroyed') failure = new RunError(`the device was lost: ${firstLine(lost.message)}`);
+    if (current?.device !== device) return; // closeDevice
+    failure = new RunError(`the device was lost: ${firstLine(lost.message)}`, 'go on from the last checkpoint with --resume');
   });
   device.addEventListener('uncapturederror', (event) => {
-    const message = firstLine((event as GPUUncapturedErrorEvent).error.message);
-    failure ??= new RunError(`GPU error: ${message}`);
-    if (process.env.RLHF_DEBUG) process.stderr.write(`${(event as GPUUncapturedErrorEvent).error.message}\n`);
+    event.preventDefault(); // Dawn would print it, over several lines
+    const { error } = event as GPUUncapturedErrorEvent;
+    failure ??= error.constructor.name === 'GPUOutOfMemoryError'
+      ? new RunError(`the device is out of memory: ${size(asked)} more were asked for`, LOWER)
+      : new RunError(`GPU error: ${firstLine(error.message)}`);
+    if (process.env.RLHF_DEBUG) process.stderr.write(`${error.message}\n`);
   });
   const info = adapter.info;
   const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
@@ -130,15 +134,50 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     features: new Set(device.features),
   };
   current = opened;
+  if (software) pollSlowly();
   if (software) options.warn?.(`no GPU: running on ${adapterName(info)}, in software: correct, but slow`);
   return opened;
 }
+
+/** Bytes of the buffer that was asked for last: what a report of lacking memory is about. */
+let asked = 0;
+const LOWER = 'lower --batch-size, --micro-batch-tokens or --max-new-tokens, or take a smaller model';
+const size = (bytes: number): string => (bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`);
+
+/** Notes that a buffer is about to be asked for. Throws RunError where the device has none as large as that. */
+export function askForBuffer(bytes: number): void {
+  const { maxBufferSize } = gpu().adapter.limits;
+  if (bytes > maxBufferSize) throw tooLarge('a buffer', bytes, maxBufferSize);
+  asked = bytes;
+}
+
+/** What to tell about something that is larger than the device allows. */
+export const tooLarge = (what: string, bytes: number, limit: number): RunError =>
+  new RunError(`${what} of ${size(bytes)} is larger than the device allows (${size(limit)})`, LOWER);
+
+const nextTurn = globalThis.setImmediate;
+let spinning: typeof globalThis.setImmediate | undefined;
+
+/**
+ * While a promise of the device is pending, Dawn polls it in every turn of the event loop, by the global setImmediate, and so
+ * takes a CPU core away from a driver that computes on the CPU: half of two. Let it look once a millisecond instead.
+ */
+function pollSlowly(): void {
+  spinning ??= globalThis.setImmediate;
+  globalThis.setImmediate = ((action: (...args: unknown[]) => void, ...args: unknown[]) =>
+    setTimeout(action, 1, ...args)) as unknown as typeof globalThis.setImmediate;
+}
+
+/** Lets the event loop turn once, so that signals are seen: the true setImmediate. */
+export const turn = (): Promise<void> => new Promise((resolve) => nextTurn(resolve));
 
 /** Destroys the device, so that the process can end. */
 export async function closeDevice(): Promise<void> {
   if (!current) return;
   const { device } = current;
   current = undefined;
+  if (spinning) globalThis.setImmediate = spinning;
+  spinning = undefined;
   device.destroy();
   await Promise.resolve();
 }
@@ -169,7 +208,7 @@ function firstLine(message: string): string {
  * Runs `work` with the process's standard error turned away, since Dawn's native code prints warnings there that mean
  * nothing to a user. Only where standard error is a terminal or a pipe: reopening a regular file would lose its offset.
  */
-async function quietly<T>(work: () => Promise<T>): Promise<T> {
+export async function quietly<T>(work: () => Promise<T>): Promise<T> {
   if (process.platform !== 'linux' || process.env.RLHF_DEBUG) return work();
   let saved: number;
   try {

@@ -1,8 +1,7 @@
 import { submit } from './backend.ts';
-import { gpu } from './device.ts';
+import { gpu, tooLarge } from './device.ts';
 import type { Kernel } from './kernel.ts';
 import { Tensor, withScratch } from './tensor.ts';
-import { Expectation } from './wait.ts';
 
 interface Dispatch {
   kind: 'dispatch';
@@ -25,8 +24,6 @@ export class Program<T = unknown> {
   readonly commands: Command[] = [];
   /** What the recorded function returned: usually the tensors to upload to and to read. */
   result!: T;
-  /** How long one run takes, in ms. */
-  readonly expected = new Expectation();
 
   /** Waits until every pipeline is compiled; must be called before the first run. */
   async ready(progress?: (done: number, all: number) => void): Promise<this> {
@@ -129,7 +126,7 @@ export function launch(kernel: Kernel, tensors: Tensor[], words: Word[], groups:
   if (tensors.length !== kernel.tensors) throw new Error(`kernel ${kernel.name} takes ${kernel.tensors} tensors, got ${tensors.length}`);
   const { device, maxBinding } = gpu();
   const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
-    if (t.bytes > maxBinding) throw new Error(`kernel ${kernel.name}: a tensor of ${t.bytes} bytes exceeds the binding limit`);
+    if (t.bytes > maxBinding) throw tooLarge(`kernel ${kernel.name}: a tensor`, t.bytes, maxBinding);
     return { binding, resource: { buffer: t.buffer, offset: t.offset, size: Math.max(16, (t.bytes + 15) & ~15, 16) } };
   });
   for (const e of entries) {

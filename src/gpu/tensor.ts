@@ -1,6 +1,5 @@
 import { acquireBuffer, submit } from './backend.ts';
-import { checkDevice, gpu } from './device.ts';
-import { settle } from './wait.ts';
+import { askForBuffer, checkDevice, gpu } from './device.ts';
 
 /**
  * A view of 32-bit numbers in a device buffer: `rows` rows of `cols`, `stride` numbers from row to row.
@@ -128,6 +127,7 @@ export const arenaBytes = (): number => currentArena().total;
 /** A tensor that lives until `destroy`, filled with zeros. */
 export function persistent(rows: number, cols: number, stride = pad4(cols)): Tensor {
   const bytes = Math.max(16, rows * stride * 4);
+  askForBuffer(bytes);
   const buffer = gpu().device.createBuffer({ size: bytes, usage: 0x80 | 0x4 | 0x8 });
   return new Tensor(buffer, rows, cols, stride);
 }
@@ -156,13 +156,13 @@ export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint3
 
 /** Reads tensors back, each as its bytes without padding, in one copy and one wait. */
 export async function download(...tensors: Tensor[]): Promise<ArrayBuffer[]> {
-  return stage(...tensors).read(0);
+  return stage(...tensors).read();
 }
 
 /** Values on their way to the host: copied when everything submitted before has run. */
 export interface Staged {
-  /** Waits for them, sleeping `expectedMs` first: polling the device takes a CPU core from a software driver. */
-  read(expectedMs: number): Promise<ArrayBuffer[]>;
+  /** Waits for them. */
+  read(): Promise<ArrayBuffer[]>;
 }
 
 /** Submits a copy of tensors for reading later; programs that run afterwards may overwrite the tensors. */
@@ -173,13 +173,18 @@ export function stage(...tensors: Tensor[]): Staged {
     starts.push(size);
     size += (t.bytes + 3) & ~3;
   }
+  askForBuffer(size);
   const staging = gpu().device.createBuffer({ size: Math.max(4, size), usage: 0x1 | 0x8 }); // MAP_READ | COPY_DST
   submit((encoder) => tensors.forEach((t, i) => {
     if (t.bytes > 0) encoder.copyBufferToBuffer(t.buffer, t.offset, staging, starts[i], t.bytes);
   }));
   return {
-    async read(expectedMs) {
-      await settle(() => staging.mapAsync(0x1), expectedMs);
+    async read() {
+      await staging.mapAsync(0x1).catch(async (error) => {
+        await new Promise((resolve) => setTimeout(resolve)); // a lost device is told of in the next turn
+        checkDevice();
+        throw error;
+      });
       checkDevice();
       const all = staging.getMappedRange();
       const results = tensors.map((t, i) => {
@@ -199,9 +204,9 @@ export function stage(...tensors: Tensor[]): Staged {
 /** Several staged readings as one. */
 export function stagedAll(parts: readonly Staged[]): Staged {
   return {
-    async read(expectedMs) {
+    async read() {
       const all: ArrayBuffer[] = [];
-      for (const [i, part] of parts.entries()) all.push(...await part.read(i === 0 ? expectedMs : 0));
+      for (const part of parts) all.push(...await part.read());
       return all;
     },
   };

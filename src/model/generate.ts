@@ -6,7 +6,6 @@ import { logitsOf } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { persistent, scratch, stage, upload, vector, type Tensor } from '../gpu/tensor.ts';
-import { Expectation } from '../gpu/wait.ts';
 import { gpu } from '../gpu/device.ts';
 import { BatchTensors, packRows, type BatchShape } from './batch.ts';
 import type { Decoder } from './decoder.ts';
@@ -59,7 +58,6 @@ export class Generator {
   private readonly steps = new Map<number, Promise<Program<{ rows: Tensor }>>>();
   private readonly prefills = new Map<string, Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>>>();
   private readonly length: number;
-  private readonly expected = new Expectation();
 
   constructor(private readonly decoder: Decoder, private readonly options: GeneratorOptions) {
     const { config } = decoder;
@@ -113,16 +111,13 @@ export class Generator {
 
   /** Runs a few decoding steps of the active slots and empties those that have ended. */
   private async *advance(slots: (Slot | undefined)[], active: number[]): AsyncGenerator<Response> {
-    const started = performance.now();
     const left = Math.max(...active.map((s) => slots[s]!.request.maxNewTokens - slots[s]!.drawn.length));
     const step = await this.step(rowsFor(active.length, slots.length));
     const rows = new Uint32Array(step.result.rows.rows).fill(NONE);
     rows.set(active);
     upload(step.result.rows, rows);
     for (let i = 0; i < Math.min(STEPS, left); i++) step.run();
-    const staged = stage(this.decode.state, this.decode.drawn);
-    const [stateBytes, drawnBytes] = await staged.read(this.expected.value);
-    this.expected.add(performance.now() - started);
+    const [stateBytes, drawnBytes] = await stage(this.decode.state, this.decode.drawn).read();
     const state = new Uint32Array(stateBytes);
     const drawn = new Uint32Array(drawnBytes);
     for (const s of active) {

@@ -111,7 +111,13 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const rolled = performance.now();
 
     // 2. Score the sampled ids themselves; a response cut off without EOS loses the penalty
-    const scores = await reward.scores(episodes);
+    const scores = await reward.scores(episodes).catch(async (error) => {
+      if (!context.signal.aborted) throw error;
+      // Ctrl-C reaches a reward program too. The policy is as it was before this iteration.
+      await checkpoint(parts, folder, iteration, { controller });
+      context.progress.end();
+      throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);
+    });
     episodes.forEach((e, i) => {
       e.score = scores[i] - (e.finish === 'length' ? settings.missingEosPenalty : 0);
     });
@@ -130,18 +136,18 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     update.configure(numbers);
     const schedule = { schedule: settings.schedule, warmup: settings.warmup, totalSteps: iterations, minRatio: settings.minLrRatio };
     const rate = ppoMultiplier(iteration, schedule);
-    const results: UpdateStats[] = [];
+    const reads: (() => Promise<UpdateStats>)[] = [];
     for (let epoch = 0; epoch < settings.epochs; epoch++) {
       const order = settings.shuffle ? new RandomStream(settings.seed, 'minibatch', iteration, epoch).permutation(count)
         : Uint32Array.from({ length: count }, (_, i) => i);
       for (let first = 0; first < count; first += settings.minibatchSize) {
         const minibatch = [...order.subarray(first, first + settings.minibatchSize)].map((i) => episodes[i]);
         const rows = mix ? mixRows(mix.rows, settings, controller.updates) : [];
-        const read = await update.submit(++controller.updates, minibatch, rows,
-          { policy: settings.lr * rate, value: settings.valueLr * rate });
-        results.push(await read());
+        reads.push(await update.submit(++controller.updates, minibatch, rows, { policy: settings.lr * rate, value: settings.valueLr * rate }));
       }
     }
+    const results: UpdateStats[] = [];
+    for (const read of reads) results.push(await read());
     const ended = performance.now();
 
     const metrics = {
@@ -161,7 +167,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     }
     const { 'val/explained_var': explained, ...mustBeFinite } = metrics;
     void explained;
-    checkFinite(iteration, mustBeFinite);
+    await checkFinite(iteration, mustBeFinite, parts);
     if (settings.targetKl !== undefined) controller.beta = adaptBeta(controller.beta, stats.kl, settings.targetKl, count, settings.horizon);
     folder.metrics.append({ step: iteration + 1, ...metrics });
     context.progress.update({ done: iteration + 1,

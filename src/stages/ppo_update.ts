@@ -147,7 +147,7 @@ export class Update {
     const staged = stagedAll([...reads, stage(policyStats, valueStats, norms.policy, norms.ptx, this.optimizers.policy.norm, this.optimizers.value.norm,
       ...(mixed ? [this.pretraining!.totals] : []))]);
     return async () => {
-      const values = (await staged.read(0)).map((bytes) => new Float32Array(bytes));
+      const values = (await staged.read()).map((bytes) => new Float32Array(bytes));
       const entropy = parts.reduce((sum, part, i) => sum + entropies(values[i], part), 0) / tokens;
       const [policy, value, policyNorm, ptxNorm, totalNorm, valueNorm, ptx] = values.slice(parts.length);
       return {

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { withFields } from '../data/output_row.ts';
 import { Interrupted } from '../errors.ts';
+import { turn } from '../gpu/device.ts';
 import { loadModel, loadTokenizer } from '../model/load.ts';
 import type { ScoreSettings } from '../options.ts';
 import { openSession } from '../train/session.ts';
@@ -29,7 +30,7 @@ export async function score(settings: ScoreSettings, context: RunContext): Promi
     }
     context.progress.update({ done: (done += group.length) });
     if (context.signal.aborted) throw new Interrupted();
-    await new Promise((resolve) => setImmediate(resolve));
+    await turn();
   }
   context.progress.end();
 }

@@ -1,7 +1,8 @@
 import type { RunContext } from '../context.ts';
 import { Interrupted, RunError } from '../errors.ts';
+import { brokenTensor } from '../files/float_formats.ts';
+import { turn } from '../gpu/device.ts';
 import type { Staged } from '../gpu/tensor.ts';
-import { Expectation } from '../gpu/wait.ts';
 import type { RunFolder } from '../run_folder.ts';
 import { lastCheckpoint, restoreCheckpoint, saveCheckpoint, type Part } from './checkpoint.ts';
 
@@ -36,18 +37,16 @@ export interface LoopSettings {
 export async function runSteps(label: string, task: StepTask, folder: RunFolder, settings: LoopSettings, context: RunContext): Promise<number> {
   const start = resume(task.parts, folder, task.restore);
   const end = Math.min(task.totalSteps, settings.maxSteps ?? Infinity);
-  const duration = new Expectation();
   let lastRead = performance.now();
   const { progress } = context;
   progress.start(label, { total: end, unit: 'steps', from: start });
 
   const finish = async ({ step, staged, started }: { step: number; staged: Staged; started: number }, extra?: Numbers): Promise<void> => {
     const begin = Math.max(started, lastRead);
-    const values = await staged.read(duration.value - (performance.now() - begin));
+    const values = await staged.read();
     lastRead = performance.now();
-    duration.add(lastRead - begin);
     const metrics = task.metrics(step, values.map((v) => new Float32Array(v)));
-    checkFinite(step, metrics);
+    await checkFinite(step, metrics, task.parts);
     folder.metrics.append({ step: step + 1, ...metrics, ...extra, seconds: Number(((lastRead - begin) / 1000).toFixed(3)) });
     progress.update({ done: step + 1, fields: { loss: metrics.loss.toFixed(4) } });
   };
@@ -72,7 +71,7 @@ export async function runSteps(label: string, task: StepTask, folder: RunFolder,
       throw new Interrupted(`stopped after step ${done}: go on with --resume`);
     }
     // Signals arrive between turns of the event loop.
-    await new Promise((resolve) => setImmediate(resolve));
+    await turn();
   }
   progress.end();
   return end;
@@ -94,11 +93,16 @@ export function resume(parts: readonly Part[], folder: RunFolder, use?: (state: 
   return last.state.step;
 }
 
-/** Stops the run where a metric that must be finite is not. */
-export function checkFinite(step: number, metrics: Numbers): void {
+/** Stops the run where a metric that must be finite is not; names the first tensor of the run's state that is not either. */
+export async function checkFinite(step: number, metrics: Numbers, parts: readonly Part[]): Promise<void> {
   for (const [name, value] of Object.entries(metrics)) {
     if (typeof value !== 'number' || Number.isFinite(value)) continue;
-    throw new RunError(`step ${step + 1}: ${name} is ${value}`,
+    let tensor = '';
+    for (const { name: part, weights, flats } of parts) {
+      const broken = brokenTensor(await weights.save(flats));
+      if (broken) tensor ||= `; ${broken} of ${part} is not finite`;
+    }
+    throw new RunError(`step ${step + 1}: ${name} is ${value}${tensor}`,
       'lower --lr, or look at the rows of this step; the last checkpoint is untouched');
   }
 }
