@@ -118,7 +118,10 @@ async function fail(error: unknown): Promise<void> {
   if (exiting) return;
   progress?.clear();
   const told = outputError(error, 'output');
-  if (told instanceof Interrupted) return exit(130);
+  if (told instanceof Interrupted) {
+    if (told.message !== 'interrupted') process.stderr.write(`${printable(told.message)}\n`);
+    return exit(130);
+  }
   const { message, hint } =
     told instanceof UsageError || told instanceof RunError ? told : { message: unexpected(told), hint: undefined };
   process.stderr.write(`rlhf: error: ${printable(message)}\n`);

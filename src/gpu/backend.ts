@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
-import { checkDevice, gpu, openDevice, type DeviceOptions, type Gpu } from './device.ts';
+import { askForBuffer, checkDevice, openDevice, type DeviceOptions, type Gpu } from './device.ts';
 
 /** What tfjs 4.22 has at run time but keeps private in its types: our kernels are recorded into its own encoder. */
 interface BackendInternals {
@@ -64,8 +64,7 @@ const STORAGE = 0x80 | 0x4 | 0x8; // STORAGE | COPY_SRC | COPY_DST: what tfjs gi
 
 /** A device buffer from tfjs's own pool, so that `tf.memory()` counts it. */
 export function acquireBuffer(bytes: number): GPUBuffer {
-  const limit = gpu().adapter.limits.maxBufferSize;
-  if (bytes > limit) throw new Error(`a buffer of ${bytes} bytes is larger than the device allows (${limit})`);
+  askForBuffer(bytes);
   return tfjs().bufferManager.acquireBuffer(bytes, STORAGE);
 }
 

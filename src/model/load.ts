@@ -1,3 +1,5 @@
+import { RunError } from '../errors.ts';
+import { brokenTensor } from '../files/float_formats.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
@@ -92,6 +94,8 @@ export async function saveModel(dir: string, model: Model, tokenizerFrom: string
   flats?: readonly Tensor[]): Promise<void> {
   const { config, weights, rewardBias, rewardGain, hfConfig } = model;
   const values = await weights.save(flats);
+  const broken = brokenTensor(values);
+  if (broken) throw new RunError(`${dir}: not written, ${broken} holds a number that is not finite`, 'lower --lr');
   await writeModel(dir, {
     config,
     head: weights.head,

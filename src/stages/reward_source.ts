@@ -48,9 +48,10 @@ function runProgram(command: string, answers: readonly Answer[], context: RunCon
     child.stdout.setEncoding('utf8').on('data', (chunk: string) => (output += chunk));
     child.stdin.on('error', () => {}); // a program that stops reading early is told by its exit or its missing rows
     child.on('error', (error) => reject(new RunError(`--reward cmd:${command}: ${error.message}`)));
-    child.on('close', (code, signal) => {
+    child.on('close', async (code, signal) => {
       context.signal.removeEventListener('abort', abort);
       if (code !== 0) {
+        await new Promise((wait) => setTimeout(wait, 50)); // a Ctrl-C that ended the program is on its way to us too
         reject(new RunError(`--reward cmd:${command}: ended with ${signal ?? `exit code ${code}`}`));
         return;
       }

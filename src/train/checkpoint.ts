@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { writeFile } from 'node:fs/promises';
 import { RunError } from '../errors.ts';
 import { writeFolderAtomic } from '../files/atomic.ts';
+import { brokenTensor } from '../files/float_formats.ts';
 import { openSafetensors, writeSafetensors } from '../files/safetensors.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { Weights } from '../model/weights.ts';
@@ -25,7 +26,8 @@ const NAME = /^step-(\d{8})$/;
 
 /**
  * Writes checkpoints/step-NNNNNNNN whole or not at all (aside, flushed, renamed), and then removes older ones.
- * Throws RunError where the disk is full or unwritable: the older checkpoint is still there then.
+ * Throws RunError where the disk is full or unwritable, or a number is not finite (a loss finds that out a step later): the
+ * older checkpoint is still there then.
  */
 export async function saveCheckpoint(folder: string, parts: readonly Part[], state: RunState): Promise<void> {
   const name = `step-${String(state.step).padStart(8, '0')}`;
@@ -33,6 +35,11 @@ export async function saveCheckpoint(folder: string, parts: readonly Part[], sta
     for (const { name: part, weights, flats } of parts) {
       const values = await weights.save(flats);
       const tensors = weights.plan.map((t) => ({ name: t.name, shape: t.shape, data: values.get(t.name)! }));
+      const broken = brokenTensor(values);
+      if (broken) {
+        throw new RunError(`step ${state.step}: ${broken} of ${part} holds a number that is not finite`,
+          'lower --lr; the last checkpoint is untouched');
+      }
       await writeSafetensors(join(aside, `${part}.safetensors`), tensors);
     }
     await writeFile(join(aside, 'state.json'), `${JSON.stringify(state)}\n`);
