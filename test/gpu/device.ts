@@ -4,9 +4,9 @@ import * as assert from 'uvu/assert';
 import { startBackend } from '../../src/gpu/backend.ts';
 import { checkDevice, closeDevice, gpu, withSubgroup } from '../../src/gpu/device.ts';
 import type { Lanes } from '../../src/gpu/ops/reduction.ts';
-import { record } from '../../src/gpu/program.ts';
-import type { Parameter } from '../../src/gpu/tape.ts';
-import { download, persistent, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
+import { copy, record } from '../../src/gpu/program.ts';
+import { type Parameter, Tape } from '../../src/gpu/tape.ts';
+import { download, persistent, scratch, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
 
 /** Opens the device with Dawn's validation on: for `test.before`. */
 export async function openForTests(): Promise<void> {
@@ -80,6 +80,40 @@ export async function compute(build: () => void, outputs: Tensor[], times = 1): 
   const program = await record(build).ready();
   for (let i = 0; i < times; i++) program.run();
   return (await download(...outputs)).map((bytes) => new Float32Array(bytes));
+}
+
+/**
+ * Records an op and its backward from `dy`, and runs them: the op's result and the gradients of `inputs`. `arrived` are
+ * gradients of the inputs that another path has brought before: the op must add to them.
+ */
+export async function differentiate(op: (tape: Tape) => Tensor, dy: Tensor, inputs: Tensor[], arrived?: Tensor[]) {
+  const likeOf = ({ rows, cols, stride }: Tensor): Tensor => persistent(rows, cols, stride);
+  const gradients = inputs.map(likeOf);
+  const result = likeOf(dy);
+  const duplicate = (t: Tensor): Tensor => {
+    const twin = scratch(t.rows, t.cols, t.stride);
+    copy(t, twin);
+    return twin;
+  };
+  await compute(() => {
+    const tape = new Tape(true);
+    // Pushed first, run last: the inputs' gradients are complete.
+    tape.push([], () => inputs.forEach((x, i) => copy(tape.take(x), gradients[i])));
+    const y = op(tape);
+    copy(y, result);
+    inputs.forEach((x, i) => arrived && tape.give(x, duplicate(arrived[i])));
+    tape.give(y, duplicate(dy));
+    tape.done(y);
+    tape.backward();
+  }, []);
+  const values = (await download(withPadding(result), ...gradients.map(withPadding))).map((bytes) => new Float32Array(bytes));
+  return { y: unpadded(values[0], result, 'result'), gradients: gradients.map((g, i) => unpadded(values[i + 1], g, `gradient ${i}`)) };
+}
+
+/** Drops the padding columns of numbers read with `withPadding`; fails where they are not zero. */
+export function unpadded(values: Float32Array, { cols, stride }: Tensor, message: string): Float32Array {
+  assert.ok(values.every((x, i) => i % stride < cols || x === 0), `${message}: padding columns are zero`);
+  return values.filter((_, i) => i % stride < cols);
 }
 
 /** ‖a − b‖ / ‖b‖, infinite where a number is not finite or the lengths differ. */
