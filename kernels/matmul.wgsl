@@ -2,6 +2,8 @@
 //   MODE  nn: A[M,K] B[K,N]   nt: A[M,K] B[N,K]   tn: A[K,M] B[K,N]
 //   STORE plain: C = P + bias          residual: C = P + bias + R      add: C += P
 //         gelu:  U = P + bias, C = gelu(U)                             gelu_grad: C = P · gelu'(U)
+//         gelu_more: U += P, C = gelu(U)      gelu_grad_more: C = (C + P) · gelu'(U)
+//   p.scale multiplies P in the stores that add it to something (add, gelu_more, gelu_grad_more).
 // Strides (lda, ldb, ldc) count vec4s; the columns up to the next multiple of 4 are zero in the inputs and come out zero in C.
 // The sum over K runs in one order that depends on K alone, so a row of C does not depend on the rows beside it.
 // Dispatch (⌈N/TN⌉, ⌈M/TM⌉). SUBGROUP 8: one subgroup a workgroup, TM × 32 tile, A spread by broadcast (lavapipe).
@@ -11,21 +13,22 @@
 //% if (lanes8) {
 enable subgroups;
 //% }
-struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32 }
+struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> A: array<vec4f>;
 @group(0) @binding(1) var<storage, read> B: array<vec4f>;
 //% let at = 2;
-//% if (STORE === 'plain' || STORE === 'residual' || STORE === 'gelu') {
+//% const usesBias = STORE === 'plain' || STORE === 'residual' || STORE === 'gelu';
+//% if (usesBias) {
 @group(0) @binding(${at++}) var<storage, read> bias: array<vec4f>;
 //% }
 //% if (STORE === 'residual') {
 @group(0) @binding(${at++}) var<storage, read> R: array<vec4f>;
 //% }
-//% if (STORE === 'gelu_grad') {
+//% if (STORE.startsWith('gelu_grad')) {
 @group(0) @binding(${at++}) var<storage, read> U: array<vec4f>;
 //% }
 @group(0) @binding(${at++}) var<storage, read_write> C: array<vec4f>;
-//% if (STORE === 'gelu') {
+//% if (STORE === 'gelu' || STORE === 'gelu_more') {
 @group(0) @binding(${at++}) var<storage, read_write> U: array<vec4f>;
 //% }
 @group(0) @binding(${at++}) var<uniform> p: P;
@@ -54,11 +57,12 @@ fn gelu_grad(x: vec4f) -> vec4f {
 //% const store = (row, c) => ({
 //%   plain: `C[${row} * p.ldc + n] = ${c} + b0;`,
 //%   residual: `C[${row} * p.ldc + n] = ${c} + b0 + R[${row} * p.ldc + n];`,
-//%   add: `C[${row} * p.ldc + n] += ${c};`,
+//%   add: `C[${row} * p.ldc + n] += p.scale * ${c};`,
 //%   gelu: `let u = ${c} + b0; U[${row} * p.ldc + n] = u; C[${row} * p.ldc + n] = gelu(u);`,
 //%   gelu_grad: `C[${row} * p.ldc + n] = ${c} * gelu_grad(U[${row} * p.ldc + n]);`,
+//%   gelu_more: `let u = U[${row} * p.ldc + n] + p.scale * ${c}; U[${row} * p.ldc + n] = u; C[${row} * p.ldc + n] = gelu(u);`,
+//%   gelu_grad_more: `C[${row} * p.ldc + n] = (C[${row} * p.ldc + n] + p.scale * ${c}) * gelu_grad(U[${row} * p.ldc + n]);`,
 //% })[STORE];
-//% const usesBias = STORE === 'plain' || STORE === 'residual' || STORE === 'gelu';
 
 //% if (lanes8) {
 @compute @workgroup_size(8)

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { configFromHf, tensorPlan, type Head, type ModelConfig, type PlannedTensor } from '../model/config.ts';
+import { openAdapted } from './adapter.ts';
 import { inputError, readJsonObject, show } from './json.ts';
 import { checkFinite, openSafetensors, type TensorSource } from './safetensors.ts';
 import { openShards } from './safetensors_shards.ts';
@@ -54,15 +55,17 @@ export function readAdapterConfig(dir: string): Json | undefined {
 
 /**
  * Opens a model folder: config.json and the headers of the weight files are read and every tensor's name, shape and
- * type compared with what the config asks for. Weights are read later, one by one.
+ * type compared with what the config asks for. Weights are read later, one by one. A LoRA adapter's folder is opened as
+ * the model that it stands for.
  * @param options.kind 'lm' or 'reward' refuses the other kind of head
  * @throws UsageError naming the file, and the key or tensor at fault
  */
 export function openModel(dir: string, { kind = 'any' }: { kind?: Head | 'any' } = {}): ModelFolder {
   checkFolder(dir);
   const adapter = readAdapterConfig(dir);
+  if (adapter && !holdsModel(dir)) return openAdapted(dir, { kind });
   const configPath = join(dir, 'config.json');
-  if (!existsSync(configPath)) throw noConfig(dir, adapter);
+  if (!existsSync(configPath)) throw noConfig(dir);
   const hfConfig = readJsonObject(configPath, MAX_CONFIG_BYTES);
   const config = configFromHf(hfConfig, configPath);
   const source = openWeights(dir);
@@ -106,12 +109,7 @@ function checkFolder(dir: string): void {
   }
 }
 
-function noConfig(dir: string, adapter: Json | undefined): UsageError {
-  if (adapter) {
-    return new UsageError(
-      `${dir}: is a LoRA adapter of ${show(adapter['base_model_name_or_path'])}, not a whole model`,
-    );
-  }
+function noConfig(dir: string): UsageError {
   const gguf = readdirSync(dir).find((name) => name.endsWith('.gguf'));
   return new UsageError(
     `${dir}: has no config.json, so it is not a model folder`,

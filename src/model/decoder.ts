@@ -1,6 +1,7 @@
 import { attention, rotary } from '../gpu/ops/attention.ts';
 import { embedding, type Occurrences } from '../gpu/ops/embedding.ts';
-import { geluMlp, linear } from '../gpu/ops/linear.ts';
+import { geluMlp, linear, type LinearOptions } from '../gpu/ops/linear.ts';
+import type { LowRank } from '../gpu/ops/low_rank.ts';
 import { norm } from '../gpu/ops/norm.ts';
 import { swiglu } from '../gpu/ops/swiglu.ts';
 import type { Parameter, Tape } from '../gpu/tape.ts';
@@ -32,12 +33,22 @@ export interface DecoderOptions {
   join?: Join;
 }
 
+/** Low-rank updates of some weights, and a head in place of the weights' own. */
+export interface Adapter {
+  /** The update of the weight of this key. */
+  update(key: string): LowRank | undefined;
+  find(key: 'score.weight'): Parameter | undefined;
+}
+
 /** A decoder-only transformer (GPT-2's or Llama's block): its weights and the rotary table. */
 export class Decoder {
   readonly rotaryTable?: Tensor;
+  /** Takes part in whatever is recorded while it is set. */
+  adapter?: Adapter;
 
-  constructor(readonly config: ModelConfig, readonly weights: Weights) {
-    if (config.positions === 'rope') {
+  constructor(readonly config: ModelConfig, readonly weights: Weights, table?: Tensor) {
+    this.rotaryTable = table;
+    if (config.positions === 'rope' && !table) {
       this.rotaryTable = persistent(config.context, config.headDim, config.headDim);
       upload(this.rotaryTable, rotaryTable(config));
     }
@@ -48,6 +59,21 @@ export class Decoder {
     const { weights, config } = this;
     if (!config.tied) return weights.get('lm_head.weight');
     return weights.get(config.family === 'gpt2' ? 'transformer.wte.weight' : 'model.embed_tokens.weight');
+  }
+
+  /** The scalar head [1,C] of a reward or value model. */
+  get scalarHead(): Parameter {
+    return this.adapter?.find('score.weight') ?? this.weights.get('score.weight');
+  }
+
+  /** The same weights without the adapter. */
+  withoutAdapter(): Decoder {
+    return new Decoder(this.config, this.weights, this.rotaryTable);
+  }
+
+  /** A product with a weight and, where it has one, its low-rank update. */
+  private linear(tape: Tape, x: Tensor, w: Parameter, options: LinearOptions): Tensor {
+    return linear(tape, x, w, { ...options, lora: this.adapter?.update(w.name) });
   }
 
   /** Hidden states after the last norm [N,C] of packed rows. */
@@ -63,18 +89,20 @@ export class Decoder {
       { at: tokens.positions, positions: w('wpe.weight'), runs: tokens.positionRuns }); // [N,C]
     for (let i = 0; i < config.layers; i++) {
       const p = (name: string): Parameter => w(`h.${i}.${name}`);
+      const update = (name: string): LowRank | undefined => this.adapter?.update(`transformer.h.${i}.${name}.weight`);
       const a = norm(tape, x, 'layer', p('ln_1.weight'), p('ln_1.bias'), config.normEps);
-      const qkv = linear(tape, a, p('attn.c_attn.weight'), { layout, bias: p('attn.c_attn.bias') }); // [N,3C]
+      const qkv = this.linear(tape, a, p('attn.c_attn.weight'), { layout, bias: p('attn.c_attn.bias') }); // [N,3C]
       tape.done(a);
       const o = attend ? attend(tape, qkv, i) : attention(tape, qkv, config, tokens.tiles); // [N,C]
       tape.done(qkv);
       const y = branch(tape, x, join, 2 * i + 1,
-        (residual) => linear(tape, o, p('attn.c_proj.weight'), { layout, bias: p('attn.c_proj.bias'), residual }));
+        (residual) => this.linear(tape, o, p('attn.c_proj.weight'), { layout, bias: p('attn.c_proj.bias'), residual }));
       tape.done(o, x);
       const b = norm(tape, y, 'layer', p('ln_2.weight'), p('ln_2.bias'), config.normEps);
       const gelu = config.activation === 'gelu' ? 'erf' : 'tanh';
       x = branch(tape, y, join, 2 * i + 2, (residual) => geluMlp(tape, b, p('mlp.c_fc.weight'), p('mlp.c_fc.bias'),
-        p('mlp.c_proj.weight'), p('mlp.c_proj.bias'), { layout, gelu, residual }));
+        p('mlp.c_proj.weight'), p('mlp.c_proj.bias'),
+        { layout, gelu, residual, upLora: update('mlp.c_fc'), downLora: update('mlp.c_proj') }));
       tape.done(b, y);
     }
     const h = norm(tape, x, 'layer', w('ln_f.weight'), w('ln_f.bias'), config.normEps);
@@ -91,21 +119,21 @@ export class Decoder {
       const p = (part: string): Parameter => weights.get(name(part));
       const bias = (part: string): Parameter | undefined => weights.find(name(part));
       const a = norm(tape, x, 'rms', p('input_layernorm.weight'), undefined, config.normEps);
-      const qkv = linear(tape, a, p('self_attn.qkv.weight'), { layout, bias: bias('self_attn.qkv.bias') }); // [N,(H+2·kv)·D]
+      const qkv = this.linear(tape, a, p('self_attn.qkv.weight'), { layout, bias: bias('self_attn.qkv.bias') }); // [N,(H+2·kv)·D]
       tape.done(a);
       rotary(tape, qkv, config, this.rotaryTable!, tokens.positions);
       const o = attend ? attend(tape, qkv, i) : attention(tape, qkv, config, tokens.tiles); // [N,H·D]
       tape.done(qkv);
       const y = branch(tape, x, join, 2 * i + 1,
-        (residual) => linear(tape, o, p('self_attn.o_proj.weight'), { layout, bias: bias('self_attn.o_proj.bias'), residual }));
+        (residual) => this.linear(tape, o, p('self_attn.o_proj.weight'), { layout, bias: bias('self_attn.o_proj.bias'), residual }));
       tape.done(o, x);
       const b = norm(tape, y, 'rms', p('post_attention_layernorm.weight'), undefined, config.normEps);
-      const gateUp = linear(tape, b, p('mlp.gate_up.weight'), { layout, bias: bias('mlp.gate_up.bias') }); // [N,2F]
+      const gateUp = this.linear(tape, b, p('mlp.gate_up.weight'), { layout, bias: bias('mlp.gate_up.bias') }); // [N,2F]
       tape.done(b);
       const f = swiglu(tape, gateUp); // [N,F]
       tape.done(gateUp);
       x = branch(tape, y, join, 2 * i + 2,
-        (residual) => linear(tape, f, p('mlp.down_proj.weight'), { layout, bias: bias('mlp.down_proj.bias'), residual }));
+        (residual) => this.linear(tape, f, p('mlp.down_proj.weight'), { layout, bias: bias('mlp.down_proj.bias'), residual }));
       tape.done(f, y);
     }
     const h = norm(tape, x, 'rms', weights.get('model.norm.weight'), undefined, config.normEps);

@@ -76,7 +76,7 @@ export class Passes<Extra = unknown> {
       const hidden = decoder.hidden(tape, input.tokens, { join: options.join?.(input) });
       const picked = gather(tape, hidden, input.index, input.inverse); // [M,C]
       tape.done(hidden);
-      if (reward) scalarHead(tape, picked, decoder.weights.get('score.weight'), options.scale!, tensors.scores, tensors.gradient);
+      if (reward) scalarHead(tape, picked, decoder.scalarHead, options.scale!, tensors.scores, tensors.gradient);
       else {
         tokenLogprob(tape, picked, decoder.unembedding, input.targets, tensors.stats,
           { temperature: options.temperature, dLogp: tensors.gradient });

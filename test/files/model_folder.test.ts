@@ -163,7 +163,7 @@ test('folders that are no model say why', () => {
   const adapter = join(dir, 'adapter');
   mkdirSync(adapter);
   writeFileSync(join(adapter, 'adapter_config.json'), '{"base_model_name_or_path":"some/base"}');
-  refused(adapter, /is a LoRA adapter of "some\/base"/);
+  refused(adapter, /adapter_config\.json: peft_type: nothing is not supported/);
 });
 
 test('heads: the wrong kind, several labels, and other classes are refused', () => {

@@ -1,7 +1,7 @@
 import source from '../../../kernels/matmul.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
-import { launch } from '../program.ts';
+import { f32, launch } from '../program.ts';
 import { persistent, type Tensor } from '../tensor.ts';
 
 /** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
@@ -10,9 +10,10 @@ export type Mode = 'nn' | 'nt' | 'tn';
 export type Store =
   | { kind: 'plain'; bias?: Tensor }
   | { kind: 'residual'; bias?: Tensor; residual: Tensor }
-  | { kind: 'add' }
+  | { kind: 'add'; scale?: number }
   | { kind: 'gelu'; bias?: Tensor; preactivation: Tensor; act: 'tanh' | 'erf' }
-  | { kind: 'gelu_grad'; preactivation: Tensor; act: 'tanh' | 'erf' };
+  | { kind: 'gelu_grad'; preactivation: Tensor; act: 'tanh' | 'erf' }
+  | { kind: 'gelu_more' | 'gelu_grad_more'; preactivation: Tensor; act: 'tanh' | 'erf'; scale?: number };
 
 const zeroOf = new WeakMap<GPUDevice, Tensor>();
 
@@ -49,9 +50,10 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);
-  if (store.kind === 'gelu_grad') tensors.push(store.preactivation);
+  if (store.kind === 'gelu_grad' || store.kind === 'gelu_grad_more') tensors.push(store.preactivation);
   tensors.push(c);
-  if (store.kind === 'gelu') tensors.push(store.preactivation);
-  launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0],
+  if (store.kind === 'gelu' || store.kind === 'gelu_more') tensors.push(store.preactivation);
+  const scale = f32(('scale' in store ? store.scale : undefined) ?? 1);
+  launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
 }

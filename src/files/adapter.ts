@@ -1,0 +1,420 @@
+// LoRA adapter folders in the layout of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { basename, join, resolve } from 'node:path';
+import { UsageError } from '../errors.ts';
+import { tensorPlan, type Head, type ModelConfig, type PlannedTensor } from '../model/config.ts';
+import { asideName, outputError, releaseAside, syncPath, syncTree } from './atomic.ts';
+import { parseJsonObject, show } from './json.ts';
+import { holdsModel, openModel, readAdapterConfig, type ModelFolder } from './model_folder.ts';
+import { checkFinite, openSafetensors, writeSafetensors, type TensorSource } from './safetensors.ts';
+
+type Json = Record<string, unknown>;
+
+const WEIGHTS = 'adapter_model.safetensors';
+const PREFIX = 'base_model.model.';
+/** An adapter on an adapter on … a model: more than this is a circle. */
+const MAX_CHAIN = 8;
+/** These start from weights taken out of the base model, which adapter_model.safetensors alone does not tell. */
+const CHANGES_BASE = /^(pissa|olora|corda|loftq)/;
+
+/** The low-rank update of one matrix: W [out, in] += scale · B · A. */
+export interface LowRankUpdate {
+  rank: number;
+  scale: number;
+  /** [rank, in] */
+  a: Float32Array;
+  /** [out, rank] */
+  b: Float32Array;
+}
+
+/** An adapter folder, its tensors still on disk. */
+export interface AdapterFolder {
+  dir: string;
+  /** The base model's folder. */
+  base: string;
+  /** What task_type says; absent where it says nothing. */
+  head?: Head;
+  rewardBias?: number;
+  rewardGain?: number;
+  /** Checks that every tensor has its place in a model and the shape that it needs there. */
+  check(plan: readonly PlannedTensor[]): void;
+  /** The update of a planned matrix, or undefined where it has none. */
+  update(planned: PlannedTensor): LowRankUpdate | undefined;
+  /** A head that is stored whole (modules_to_save). */
+  score?: () => Float32Array;
+  close(): void;
+}
+
+/** The name under which PEFT stores a matrix's A or B. */
+export function adapterTensorName(planned: string, part: 'A' | 'B'): string {
+  return `${PREFIX}${planned.replace(/\.weight$/, '')}.lora_${part}.weight`;
+}
+
+/** PEFT's name of the head that is stored whole. */
+export const ADAPTER_SCORE = `${PREFIX}score.weight`;
+
+/** Whether a folder holds an adapter and no weights of a whole model. */
+export const isAdapterFolder = (dir: string): boolean =>
+  existsSync(join(dir, 'adapter_config.json')) && !holdsModel(dir);
+
+/** [out, in] of a matrix, however it is stored. */
+export const outIn = ({ shape, layout }: PlannedTensor): [number, number] =>
+  layout === 'in_out' ? [shape[1]!, shape[0]!] : [shape[0]!, shape[1]!];
+
+/**
+ * Opens an adapter folder.
+ * @throws UsageError naming the file and the key that is malformed or not supported
+ */
+export function openAdapter(dir: string): AdapterFolder {
+  const file = join(dir, 'adapter_config.json');
+  const json = readAdapterConfig(dir);
+  if (!json) throw new UsageError(`${dir}: has no adapter_config.json, so it is no LoRA adapter`);
+  const { alpha, rank, rootScaled, head, base } = readConfig(json, file, dir);
+  if (!existsSync(join(dir, WEIGHTS))) throw new UsageError(`${dir}: has no ${WEIGHTS}`);
+  const source = openSafetensors(join(dir, WEIGHTS));
+  try {
+    const read = (name: string): Float32Array => {
+      const values = source.read(name);
+      checkFinite(values, name, source.path);
+      return values;
+    };
+    return {
+      dir,
+      base,
+      ...(head ? { head } : {}),
+      ...readReward(source),
+      check: (plan) => checkTensors(source, plan, rank),
+      update(planned) {
+        const name = adapterTensorName(planned.name, 'A');
+        const stored = source.tensors.get(name);
+        if (!stored) return undefined;
+        const own = stored.shape[0]!;
+        return {
+          rank: own,
+          scale: alpha / (rootScaled ? Math.sqrt(own) : own),
+          a: read(name),
+          b: read(adapterTensorName(planned.name, 'B')),
+        };
+      },
+      ...(source.tensors.has(ADAPTER_SCORE) ? { score: () => read(ADAPTER_SCORE) } : {}),
+      close: () => source.close(),
+    };
+  } catch (error) {
+    source.close();
+    throw error;
+  }
+}
+
+function readConfig(json: Json, file: string, dir: string) {
+  const fail = (key: string, what: string) => new UsageError(`${file}: ${key}: ${what}`);
+  const refuse = (key: string, plain: (value: unknown) => boolean): void => {
+    const value = json[key];
+    if (value !== undefined && value !== null && !plain(value)) throw fail(key, `${show(value)} is not supported`);
+  };
+  const isFalse = (value: unknown): boolean => value === false;
+  const isEmpty = (value: unknown): boolean => typeof value === 'object' && Object.keys(value!).length === 0;
+  if (json['peft_type'] !== 'LORA') throw fail('peft_type', `${show(json['peft_type'])} is not supported (supported: LORA)`);
+  const positive = (key: string): number => {
+    const value = json[key];
+    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
+      throw fail(key, `must be a positive number, but is ${show(value)}`);
+    }
+    return value;
+  };
+  refuse('bias', (value) => value === 'none');
+  refuse('use_dora', isFalse);
+  refuse('lora_bias', isFalse);
+  refuse('alpha_pattern', isEmpty);
+  refuse('layer_replication', () => false);
+  refuse('init_lora_weights', (value) => typeof value === 'boolean' || (typeof value === 'string' && !CHANGES_BASE.test(value)));
+  refuse('use_rslora', (value) => typeof value === 'boolean');
+  const task = json['task_type'];
+  if (task !== undefined && task !== null && task !== 'CAUSAL_LM' && task !== 'SEQ_CLS') {
+    throw fail('task_type', `${show(task)} is not supported (supported: CAUSAL_LM, SEQ_CLS)`);
+  }
+  const head: Head | undefined = task === 'CAUSAL_LM' ? 'lm' : task === 'SEQ_CLS' ? 'reward' : undefined;
+  const rank = positive('r');
+  return { rank, alpha: positive('lora_alpha'), rootScaled: json['use_rslora'] === true, head, base: findBase(json, file, dir) };
+}
+
+/** The base folder as it is named, from the current folder or else from the adapter's. */
+function findBase(json: Json, file: string, dir: string): string {
+  const name = json['base_model_name_or_path'];
+  if (typeof name !== 'string' || name === '') {
+    throw new UsageError(`${file}: base_model_name_or_path: must name a model folder, but is ${show(name)}`);
+  }
+  const found = [name, join(dir, name)].find((path) => existsSync(path));
+  if (found === undefined) {
+    throw new UsageError(
+      `${file}: base_model_name_or_path: no such folder: ${show(name)}`,
+      'write the path of the base model there; none is downloaded',
+    );
+  }
+  return found;
+}
+
+/** Reward bias and gain, which PEFT's files have no place for, lie in the weights' metadata. */
+function readReward(source: TensorSource): { rewardBias?: number; rewardGain?: number } {
+  const text = source.metadata['rlhf'];
+  if (text === undefined) return {};
+  const values = parseJsonObject(Buffer.from(text), `${source.path}: __metadata__ rlhf`);
+  const { reward_bias: rewardBias, reward_gain: rewardGain } = values;
+  if (!Number.isFinite(rewardBias) || !Number.isFinite(rewardGain)) {
+    throw new UsageError(`${source.path}: __metadata__ rlhf: reward_bias and reward_gain must be numbers`);
+  }
+  return { rewardBias: rewardBias as number, rewardGain: rewardGain as number };
+}
+
+function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank: number): void {
+  const fail = (name: string, what: string) => new UsageError(`${source.path}: tensor ${show(name)}: ${what}`);
+  const used = new Set<string>();
+  const expect = (name: string, shape: number[]): void => {
+    const tensor = source.tensors.get(name);
+    if (!tensor) throw new UsageError(`${source.path}: tensor ${show(name)} is missing`);
+    if (tensor.shape.join() !== shape.join()) throw fail(name, `the base model asks for shape [${shape}], found [${tensor.shape}]`);
+    used.add(name);
+  };
+  for (const planned of plan) {
+    if (planned.name === 'score.weight' && source.tensors.has(ADAPTER_SCORE)) expect(ADAPTER_SCORE, planned.shape);
+    const [a, b] = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')];
+    if (planned.kind !== 'matrix' || !(source.tensors.has(a) || source.tensors.has(b))) continue;
+    const [out, input] = outIn(planned);
+    const own = source.tensors.get(a)?.shape[0] ?? rank;
+    if (own < 1) throw fail(a, 'has rank 0');
+    expect(a, [own, input]);
+    expect(b, [out, own]);
+  }
+  const stray = source.names.find((name) => !used.has(name));
+  if (stray !== undefined) throw fail(stray, 'has no place in the base model');
+  if (used.size === 0) throw new UsageError(`${source.path}: has no tensors`);
+}
+
+/**
+ * Opens an adapter folder as the whole model that it stands for: the base's weights (which may be an adapter's too) with
+ * the low-rank updates added while they are read, products summed in float64.
+ * @param options.kind 'lm' or 'reward' refuses the other kind of head
+ * @throws UsageError naming the file and the key or tensor at fault
+ */
+export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, depth = 0): ModelFolder {
+  if (depth >= MAX_CHAIN) throw new UsageError(`${dir}: more than ${MAX_CHAIN} adapters stand on one another`);
+  const adapter = openAdapter(dir);
+  let base: ModelFolder | undefined;
+  try {
+    base = isAdapterFolder(adapter.base) ? openAdapted(adapter.base, {}, depth + 1) : openModel(adapter.base);
+    const head = adapter.head ?? (adapter.score ? 'reward' : base.head);
+    if (head === 'lm' && base.head === 'reward') {
+      throw new UsageError(`${dir}: is an adapter of a language model, but its base ${base.dir} is a reward model`);
+    }
+    const { kind = 'any' } = options;
+    if (kind !== 'any' && kind !== head) {
+      const names = { lm: 'a language model', reward: 'a reward model' };
+      throw new UsageError(`${dir}: is ${names[head]}'s adapter, but ${names[kind]} is needed here`);
+    }
+    const plan = tensorPlan(base.config, head);
+    adapter.check(plan);
+    if (head === 'reward' && base.head === 'lm' && !adapter.score) {
+      throw new UsageError(`${join(dir, WEIGHTS)}: tensor ${show(ADAPTER_SCORE)} is missing (modules_to_save: score)`);
+    }
+    return merged(dir, base, adapter, head, plan);
+  } catch (error) {
+    adapter.close();
+    base?.close();
+    throw error;
+  }
+}
+
+function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: Head, plan: PlannedTensor[]): ModelFolder {
+  const planned = new Map(plan.map((tensor) => [tensor.name, tensor]));
+  return {
+    dir,
+    config: base.config,
+    head,
+    rewardBias: adapter.rewardBias ?? (base.head === 'reward' ? base.rewardBias : 0),
+    rewardGain: adapter.rewardGain ?? (base.head === 'reward' ? base.rewardGain : 1),
+    hfConfig: base.hfConfig,
+    dtype: base.dtype,
+    plan,
+    read(name, from = 0, count) {
+      const tensor = planned.get(name);
+      if (!tensor) throw new Error(`${name} is no tensor of this model`);
+      if (name === 'score.weight' && adapter.score) return adapter.score().subarray(from, count && from + count);
+      const values = base.read(name, from, count);
+      const update = tensor.kind === 'matrix' ? adapter.update(tensor) : undefined;
+      if (update) {
+        addUpdate(values, from, tensor, update);
+        checkFinite(values, name, dir);
+      }
+      return values;
+    },
+    close() {
+      adapter.close();
+      base.close();
+    },
+  };
+}
+
+/** Adds scale·B·A (transposed for [in, out] matrices) to `values`, which begin at index `from` of the matrix. */
+export function addUpdate(values: Float32Array, from: number, planned: PlannedTensor, { rank, scale, a, b }: LowRankUpdate): void {
+  const [out, input] = outIn(planned);
+  const inOut = planned.layout === 'in_out';
+  const columns = inOut ? out : input;
+  const row = new Float64Array(columns);
+  for (let at = 0; at < values.length;) {
+    const r = Math.floor((from + at) / columns);
+    const first = (from + at) % columns;
+    const count = Math.min(columns - first, values.length - at);
+    row.fill(0);
+    for (let k = 0; k < rank; k++) {
+      // Row r is an output with a row of A for each k, or (Conv1D) an input with a column of B.
+      const factor = scale * (inOut ? a[k * input + r]! : b[r * rank + k]!);
+      for (let c = first; c < first + count; c++) row[c] += factor * (inOut ? b[c * rank + k]! : a[k * input + c]!);
+    }
+    for (let i = 0; i < count; i++) values[at + i] += row[first + i]!;
+    at += count;
+  }
+}
+
+/** An adapter to write. */
+export interface NewAdapter {
+  config: ModelConfig;
+  head: Head;
+  /** Folder of the model it was trained on; if that is an adapter folder, both become one adapter of its base. */
+  base: string;
+  rank: number;
+  alpha: number;
+  /** Last parts of the names of the matrices that have an update, as PEFT's target_modules. */
+  targets: readonly string[];
+  /** Values under PEFT's names: every A and B, and the head of a reward model. */
+  tensors: ReadonlyMap<string, Float32Array>;
+  rewardBias?: number;
+  rewardGain?: number;
+  /** Tokenizer files by name. */
+  tokenizer?: Readonly<Record<string, string | Uint8Array>>;
+}
+
+/**
+ * Writes an adapter folder that PEFT 0.17 opens. All files are written aside and flushed, then renamed into place, the
+ * weights last.
+ * @throws RunError where the disk is full or the folder not writable
+ */
+export async function writeAdapter(dir: string, given: NewAdapter): Promise<void> {
+  const adapter = isAdapterFolder(given.base) ? combined(given) : given;
+  const { config, head, tensors, rewardBias = 0, rewardGain = 1 } = adapter;
+  const aside = asideName(join(dir, 'adapter'), 'tmp');
+  try {
+    await mkdir(aside, { recursive: true });
+    for (const [name, content] of Object.entries(adapter.tokenizer ?? {})) await writeFile(join(aside, basename(name)), content);
+    await writeFile(join(aside, 'adapter_config.json'), `${JSON.stringify(peftConfig(adapter), null, 2)}\n`);
+    const shapes = adapterShapes(config, head, tensors);
+    const reward = JSON.stringify({ reward_bias: rewardBias, reward_gain: rewardGain });
+    await writeSafetensors(
+      join(aside, WEIGHTS),
+      [...tensors].map(([name, data]) => ({ name, shape: shapes.get(name)!, data })),
+      { format: 'pt', ...(head === 'reward' ? { rlhf: reward } : {}) },
+    );
+    await syncTree(aside);
+    const names = (await readdir(aside)).sort((x, y) => Number(x === WEIGHTS) - Number(y === WEIGHTS));
+    await rm(join(dir, WEIGHTS), { force: true });
+    for (const name of names) await rename(join(aside, name), join(dir, name));
+    await rm(aside, { recursive: true });
+    await syncPath(dir);
+  } catch (error) {
+    await rm(aside, { recursive: true, force: true }).catch(() => undefined);
+    throw outputError(error, dir);
+  } finally {
+    releaseAside(aside);
+  }
+}
+
+function peftConfig({ config, head, base, rank, alpha, targets }: NewAdapter): Json {
+  return {
+    base_model_name_or_path: resolve(base),
+    bias: 'none',
+    fan_in_fan_out: config.family === 'gpt2',
+    inference_mode: true,
+    init_lora_weights: true,
+    lora_alpha: alpha,
+    lora_dropout: 0,
+    modules_to_save: head === 'reward' ? ['score'] : null,
+    peft_type: 'LORA',
+    r: rank,
+    target_modules: [...targets],
+    task_type: head === 'reward' ? 'SEQ_CLS' : 'CAUSAL_LM',
+  };
+}
+
+/** The shape of every tensor, from the model's plan and the number of values. */
+function adapterShapes(config: ModelConfig, head: Head, tensors: ReadonlyMap<string, Float32Array>): Map<string, number[]> {
+  const shapes = new Map<string, number[]>();
+  for (const planned of tensorPlan(config, head)) {
+    if (planned.name === 'score.weight') shapes.set(ADAPTER_SCORE, planned.shape);
+    if (planned.kind !== 'matrix') continue;
+    const [out, input] = outIn(planned);
+    const [a, b] = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')];
+    const rank = (tensors.get(a)?.length ?? 0) / input;
+    shapes.set(a, [rank, input]);
+    shapes.set(b, [out, rank]);
+  }
+  const stray = [...tensors.keys()].find((name) => !shapes.has(name));
+  if (stray !== undefined) throw new Error(`${stray} is no tensor of an adapter of this model`);
+  return shapes;
+}
+
+/**
+ * One adapter that does what two on one another do: A = [A1; A2], B = [s1·B1, s2·B2], rank the sum of both, scale 1. A
+ * matrix that only one of them has gets zeros for the other.
+ */
+function combined(adapter: NewAdapter): NewAdapter {
+  let result = adapter;
+  for (let depth = 0; isAdapterFolder(result.base); depth++) {
+    if (depth >= MAX_CHAIN) throw new UsageError(`${adapter.base}: more than ${MAX_CHAIN} adapters stand on one another`);
+    const below = openAdapter(result.base);
+    try {
+      result = stack(result, below);
+    } finally {
+      below.close();
+    }
+  }
+  return result;
+}
+
+function stack(above: NewAdapter, below: AdapterFolder): NewAdapter {
+  const plan = tensorPlan(above.config, above.head).filter(({ kind, name }) => kind === 'matrix' && name !== 'score.weight');
+  const updates = plan.map((planned) => ({ planned, lower: below.update(planned) }));
+  const lowerRank = Math.max(0, ...updates.map(({ lower }) => lower?.rank ?? 0));
+  const rank = lowerRank + above.rank;
+  const tensors = new Map<string, Float32Array>();
+  const modules = new Set<string>();
+  for (const { planned, lower } of updates) {
+    const [out, input] = outIn(planned);
+    const names = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')] as const;
+    const [upperA, upperB] = names.map((name) => above.tensors.get(name));
+    if (!lower && !upperA) continue;
+    const a = new Float32Array(rank * input);
+    const b = new Float32Array(out * rank);
+    const put = (first: number, r: number, scale: number, fromA: Float32Array, fromB: Float32Array): void => {
+      a.set(fromA, first * input);
+      for (let o = 0; o < out; o++) for (let k = 0; k < r; k++) b[o * rank + first + k] = scale * fromB[o * r + k]!;
+    };
+    if (lower) put(0, lower.rank, lower.scale, lower.a, lower.b);
+    if (upperA && upperB) put(lowerRank, above.rank, above.alpha / above.rank, upperA, upperB);
+    tensors.set(names[0], a);
+    tensors.set(names[1], b);
+    modules.add(planned.name.replace(/^.*\.(\w+\.\w+)\.weight$/, '$1'));
+  }
+  const score = above.tensors.get(ADAPTER_SCORE);
+  if (score) tensors.set(ADAPTER_SCORE, score);
+  return { ...above, base: below.base, rank, alpha: rank, targets: [...modules], tensors };
+}
+
+/** Where an adapter's or model's tokenizer lies: in its folder, or in its base's. */
+export function tokenizerFolder(dir: string): string {
+  let at = dir;
+  for (let depth = 0; depth < MAX_CHAIN && !existsSync(join(at, 'tokenizer.json')) && isAdapterFolder(at); depth++) {
+    const adapter = openAdapter(at);
+    at = adapter.base;
+    adapter.close();
+  }
+  return at;
+}
