@@ -27,7 +27,7 @@ const split = (digits: string) => ({
 });
 
 /** How a text is cut before merging, by the name that llama.cpp gives it (`tokenizer.ggml.pre`). */
-const PRE_TOKENIZERS: Readonly<Record<string, { normalizer?: Json; preTokenizer: Json }>> = {
+export const PRE_TOKENIZERS: Readonly<Record<string, { normalizer?: Json; preTokenizer: Json }>> = {
   'gpt-2': { preTokenizer: BYTE_LEVEL },
   smollm: {
     preTokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Digits', individual_digits: true }, BYTE_LEVEL] },
@@ -36,9 +36,9 @@ const PRE_TOKENIZERS: Readonly<Record<string, { normalizer?: Json; preTokenizer:
   'llama-bpe': { preTokenizer: split('\\p{N}{1,3}') },
 };
 
-const UNKNOWN = 2;
-const CONTROL = 3;
-const USER_DEFINED = 4;
+/** Token types as llama.cpp numbers them. */
+export const TOKEN_TYPES = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+const { unknown: UNKNOWN, control: CONTROL, userDefined: USER_DEFINED } = TOKEN_TYPES;
 
 /**
  * Rebuilds `tokenizer.json` and `tokenizer_config.json` (with the chat template) from a GGUF file's metadata.

@@ -97,6 +97,11 @@ export class Tokenizer {
     return this.bosId !== undefined && this.prefixIds[0] === this.bosId;
   }
 
+  /** The chat template as Jinja text, if there is one. */
+  get chatTemplateSource(): string | undefined {
+    return this.#templateSource;
+  }
+
   get hasChatTemplate(): boolean {
     return this.#templateSource !== undefined;
   }

@@ -1,0 +1,121 @@
+import { rename, rm } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { UsageError } from '../errors.ts';
+import type { ModelConfig, PlannedTensor, RopeScaling } from '../model/config.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
+import { asideName, outputError, releaseAside, syncPath } from './atomic.ts';
+import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
+import { ggufTokenizer } from './gguf_tokenizer_export.ts';
+import { writeGguf, type GgufEntry, type NewGgufTensor } from './gguf_write.ts';
+import type { ModelFolder } from './model_folder.ts';
+
+/** How the matrices of an exported file are stored; vectors and learned positions stay float32. */
+export type GgufStorage = 'f32' | 'f16' | 'q8_0';
+
+const FILE_TYPES = { f32: 0, f16: 1, q8_0: 7 } as const;
+
+/**
+ * Writes a language model as one GGUF file that llama.cpp opens: weights, hyperparameters, tokenizer, chat template.
+ * Rows that are no multiple of 32 values cannot be Q8_0 and are stored in F16.
+ * @param model an open folder; its weights may be those of an adapter's base with the adapter merged
+ * @param tokenizerDir folder with the tokenizer
+ * @throws UsageError where llama.cpp has no such model or tokenizer, naming what it lacks; RunError where the file cannot
+ * be written: whatever was there before is still there then
+ */
+export async function exportGguf(
+  model: ModelFolder,
+  tokenizerDir: string,
+  path: string,
+  storage: GgufStorage,
+): Promise<void> {
+  const { config } = model;
+  if (model.head === 'reward') {
+    throw new UsageError(`${model.dir}: is a reward model; llama.cpp runs language models only`);
+  }
+  const tokenizer = await Tokenizer.load(tokenizerDir);
+  const entries = [
+    ...modelEntries(config, `${model.dir}/config.json`, basename(resolve(model.dir))),
+    { key: 'general.file_type', type: 'u32', value: FILE_TYPES[storage] } as const,
+    ...(storage === 'q8_0' ? [{ key: 'general.quantization_version', type: 'u32', value: 2 } as const] : []),
+    ...ggufTokenizer(tokenizer, join(tokenizerDir, 'tokenizer.json'), config.vocabSize),
+  ];
+  const tensors = model.plan.map((planned) => newTensor(model, planned, storage));
+  if (config.ropeScaling?.kind === 'llama3') {
+    const factors = rotaryFactors(config, config.ropeScaling);
+    tensors.unshift({ name: 'rope_freqs.weight', shape: [factors.length], type: 'F32', data: factors });
+  }
+  const aside = asideName(path, 'tmp');
+  try {
+    await writeGguf(aside, entries, tensors);
+    await rename(aside, path);
+    await syncPath(dirname(resolve(path)));
+  } catch (error) {
+    await rm(aside, { force: true }).catch(() => undefined);
+    throw outputError(error, path);
+  } finally {
+    releaseAside(aside);
+  }
+}
+
+/** The hyperparameters under llama.cpp's names. */
+function modelEntries(config: ModelConfig, file: string, name: string): GgufEntry[] {
+  const { family, ropeScaling, activation } = config;
+  const u32 = (key: string, value: number): GgufEntry => ({ key: `${family}.${key}`, type: 'u32', value });
+  const f32 = (key: string, value: number): GgufEntry => ({ key: `${family}.${key}`, type: 'f32', value });
+  const shared: GgufEntry[] = [
+    { key: 'general.architecture', type: 'string', value: family },
+    { key: 'general.name', type: 'string', value: name },
+    u32('vocab_size', config.vocabSize),
+    u32('context_length', config.context),
+    u32('embedding_length', config.width),
+    u32('block_count', config.layers),
+    u32('feed_forward_length', config.hidden),
+    u32('attention.head_count', config.heads),
+  ];
+  if (family === 'gpt2') {
+    if (activation !== 'gelu_new') {
+      throw new UsageError(`${file}: activation_function "${activation}" is not what llama.cpp's gpt2 has (gelu_new)`);
+    }
+    return [...shared, f32('attention.layer_norm_epsilon', config.normEps)];
+  }
+  return [
+    ...shared,
+    u32('attention.head_count_kv', config.kvHeads),
+    u32('attention.key_length', config.headDim),
+    u32('attention.value_length', config.headDim),
+    f32('attention.layer_norm_rms_epsilon', config.normEps),
+    u32('rope.dimension_count', config.headDim),
+    f32('rope.freq_base', config.ropeTheta),
+    ...(ropeScaling?.kind === 'linear'
+      ? [
+          { key: `${family}.rope.scaling.type`, type: 'string', value: 'linear' } as const,
+          f32('rope.scaling.factor', ropeScaling.factor),
+        ]
+      : []),
+  ];
+}
+
+/** By what Llama 3's scaling divides each rotary frequency [D/2]: 1 for short waves, the factor for long ones. */
+function rotaryFactors(config: ModelConfig, scaling: Extract<RopeScaling, { kind: 'llama3' }>): Float32Array {
+  const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling;
+  return Float32Array.from({ length: config.headDim / 2 }, (_, i) => {
+    const wavelength = 2 * Math.PI * config.ropeTheta ** ((2 * i) / config.headDim);
+    if (wavelength < originalContext / highFreqFactor) return 1;
+    if (wavelength > originalContext / lowFreqFactor) return factor;
+    const smooth = (originalContext / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
+    return 1 / ((1 - smooth) / factor + smooth);
+  });
+}
+
+function newTensor(model: ModelFolder, planned: PlannedTensor, storage: GgufStorage): NewGgufTensor {
+  const { name, shape, change } = ggufPlace(planned, model.config);
+  const columns = shape.at(-1)!;
+  const narrow = storage !== 'f32' && planned.shape.length === 2 && name !== 'position_embd.weight';
+  const type = !narrow ? 'F32' : storage === 'q8_0' && columns % 32 === 0 ? 'Q8_0' : 'F16';
+  const data = (): Float32Array => {
+    const values = model.read(planned.name);
+    if (change === 'transpose') return transpose(values, planned.shape[0]!, planned.shape[1]!);
+    return change === 'rotary' ? reorderRotary(values, model.config.headDim, planned.shape[1] ?? 1, 'gguf') : values;
+  };
+  return { name, shape, type, data };
+}

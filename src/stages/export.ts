@@ -1,0 +1,49 @@
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { RunContext } from '../context.ts';
+import { UsageError } from '../errors.ts';
+import { isAdapterFolder, tokenizerFolder } from '../files/adapter.ts';
+import { exportGguf } from '../files/gguf_export.ts';
+import { holdsModel, openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
+import { TOKENIZER_FILES } from '../files/reward_pad.ts';
+import type { ExportSettings } from '../options.ts';
+
+/** Writes a model as a GGUF file, or an adapter merged into its base as a model folder. */
+export async function exportModel(settings: ExportSettings, context: RunContext): Promise<void> {
+  const { model: dir, out, gguf, merge, overwrite } = settings;
+  if (merge && !isAdapterFolder(dir!)) {
+    throw new UsageError(`--merge: ${dir} is not a LoRA adapter`, 'an adapter folder has adapter_config.json and no model.safetensors');
+  }
+  if (!overwrite && (gguf ? existsSync(out!) : holdsModel(out!))) {
+    throw new UsageError(`--out: ${out} exists already`, 'take another name, or --overwrite');
+  }
+  const model = openModel(dir!);
+  try {
+    if (gguf) await exportGguf(model, tokenizerFolder(dir!), out!, gguf as 'f32' | 'f16' | 'q8_0');
+    else await writeMerged(model, out!, settings.dtype);
+  } finally {
+    model.close();
+  }
+  context.log(`${dir}: written to ${out}${gguf ? ` as ${gguf}` : ', merged'}`);
+  await context.stdout.write(JSON.stringify({ command: 'export', out, ...(gguf ? { gguf } : { merged: dir }) }));
+}
+
+async function writeMerged(model: ModelFolder, out: string, dtype: string): Promise<void> {
+  const { config, head, rewardBias, rewardGain, hfConfig, plan, dir } = model;
+  await writeModel(out, {
+    config,
+    head,
+    rewardBias,
+    rewardGain,
+    hfConfig,
+    tokenizerFrom: await tokenizerFiles(tokenizerFolder(dir)),
+    dtype: dtype === 'f16' ? 'F16' : 'F32',
+    tensors: plan.map(({ name, shape }) => ({ name, shape, data: () => model.read(name) })),
+  });
+}
+
+async function tokenizerFiles(dir: string): Promise<Record<string, Uint8Array>> {
+  const names = [...TOKENIZER_FILES, 'generation_config.json'].filter((name) => existsSync(join(dir, name)));
+  return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await readFile(join(dir, name))] as const)));
+}
