@@ -1,0 +1,101 @@
+import { gelu, geluGrad, matmulOf } from '../../test/reference/matmul.ts';
+import { matmul, type Mode, type Store } from '../gpu/ops/matmul.ts';
+import type { Tensor } from '../gpu/tensor.ts';
+import { type Check, close, type KernelTest } from './check.ts';
+import { column, compute, matrix, numbers } from './on_device.ts';
+
+type Size = readonly [number, number, number];
+/** The reference of one number of the result, from the product there. */
+type Reference = (product: number, bias: number, other: number) => number;
+
+interface Form {
+  what: string;
+  mode: Mode;
+  /** M, N, K. */
+  size: Size;
+  /** `other` is a matrix of C's shape. */
+  store: (bias: Tensor, other: Tensor) => Store;
+  result: Reference;
+  /** What the store leaves in its preactivation. */
+  preactivation?: Reference;
+}
+
+const plain = (mode: Mode, what: string, size: Size): Form => ({
+  what,
+  mode,
+  size,
+  store: (bias) => ({ kind: 'plain', bias }),
+  result: (p, bias) => p + bias,
+});
+
+/** Several tiles with ragged edges, and the tiles for few rows. */
+const WHOLE: Size = [130, 67, 43];
+const SCALE = 0.5;
+const products = [
+  ...(['nn', 'nt', 'tn'] as const).map((mode) => plain(mode, mode, WHOLE)),
+  ...([7, 15] as const).flatMap((rows) =>
+    (['nn', 'nt'] as const).map((mode) => plain(mode, `${mode}, ${rows} rows`, [rows, 67, 43])),
+  ),
+];
+const added = (mode: Mode): Form => ({
+  what: `${mode}, added`, mode, size: WHOLE, store: () => ({ kind: 'add' }), result: (p, _, c) => p + c,
+});
+const stores = (act: 'tanh' | 'erf', mode: Mode): Omit<Form, 'mode' | 'size'>[] => [
+  {
+    what: `${mode}, ${act} GELU`,
+    store: (bias, preactivation) => ({ kind: 'gelu', bias, preactivation, act }),
+    result: (p, bias) => gelu(p + bias, act),
+    preactivation: (p, bias) => p + bias,
+  },
+  {
+    what: `${mode}, ${act} GELU of a sum`,
+    store: (_, preactivation) => ({ kind: 'gelu_more', preactivation, act, scale: SCALE }),
+    result: (p, _, u) => gelu(u + SCALE * p, act),
+    preactivation: (p, _, u) => u + SCALE * p,
+  },
+  {
+    what: `${mode}, gradient of ${act} GELU`,
+    store: (_, preactivation) => ({ kind: 'gelu_grad', preactivation, act }),
+    result: (p, _, u) => p * geluGrad(u, act),
+  },
+  {
+    what: `${mode}, gradient of ${act} GELU of a sum`,
+    store: (_, preactivation) => ({ kind: 'gelu_grad_more', preactivation, act, scale: SCALE }),
+    result: (p, _, u) => (u + SCALE * p) * geluGrad(u, act), // C begins as a copy of the preactivation
+  },
+];
+const forms: Form[] = [
+  ...products,
+  added('nn'),
+  added('tn'),
+  {
+    what: 'bias and residual',
+    mode: 'nt',
+    size: WHOLE,
+    store: (bias, residual) => ({ kind: 'residual', bias, residual }),
+    result: (p, bias, residual) => p + bias + residual,
+  },
+  ...stores('tanh', 'nn').map((form): Form => ({ ...form, mode: 'nn', size: WHOLE })),
+  ...stores('erf', 'nt').map((form): Form => ({ ...form, mode: 'nt', size: WHOLE })),
+];
+
+async function check({ what, mode, size: [m, n, k], store, result, preactivation }: Form): Promise<Check[]> {
+  const { normals } = numbers(1);
+  const [a, b, other, bias] = [normals(m * k), normals(k * n), normals(m * n), normals(Math.ceil(n / 4) * 4)];
+  bias.fill(0, n);
+  const product = matmulOf(mode, a, b, m, n, k);
+  const A = matrix(a, mode === 'tn' ? m : k);
+  const B = matrix(b, mode === 'nt' ? k : n);
+  const [C, OTHER] = [matrix(other, n), matrix(other, n)];
+  const how = store(column(bias), OTHER);
+  const [c, u] = await compute(() => matmul(mode, A, B, C, how), [C, OTHER]);
+  const expected = (of: Reference): Float64Array => product.map((p, i) => of(p, bias[i % n], other[i]));
+  return [
+    close(what, c, expected(result)),
+    ...(preactivation ? [close(`${what}: preactivation`, u, expected(preactivation))] : []),
+  ];
+}
+
+export const matmulTests: KernelTest[] = [
+  { name: 'matmul', kernels: ['matmul'], run: async () => (await Promise.all(forms.map(check))).flat() },
+];

@@ -1,0 +1,131 @@
+import { attentionOf } from '../../test/reference/attention.ts';
+import { keeps } from '../../test/reference/dropout.ts';
+import { filtered, inverseCdf, logSoftmax } from '../../test/reference/sampler.ts';
+import type { HeadShape } from '../gpu/ops/attention.ts';
+import { attentionDecode, cacheWrite, decodeAdvance, decodeInput } from '../gpu/ops/decode.ts';
+import { dropoutAdd } from '../gpu/ops/dropout.ts';
+import { NONE } from '../gpu/ops/gather.ts';
+import { philox, uniform24 } from '../gpu/ops/random.ts';
+import { sample, type SamplerSettings, samplerSettings } from '../gpu/ops/sampler.ts';
+import { copy } from '../gpu/program.ts';
+import { persistent, vector } from '../gpu/tensor.ts';
+import { type Check, close, type KernelTest } from './check.ts';
+import { column, compute, matrix, numbers, words } from './on_device.ts';
+
+/** The mask must be the reference's number by number. */
+async function checkDropout(): Promise<Check[]> {
+  const [rows, cols, site, rate] = [37, 67, 5, 0.25];
+  const { normals } = numbers(17);
+  const [x, residual] = [normals(rows * cols), normals(rows * cols)];
+  const tokens = Array.from({ length: rows }, (_, i): [number, number] => [i * 977 + 3, i % 11]);
+  const state: [number, number] = [4294967295, 17];
+  const mask = { tokens: matrix(Uint32Array.from(tokens.flat()), 2, 2), state: column(Uint32Array.from(state)), site, rate };
+  const [X, R, out] = [matrix(x, cols), matrix(residual, cols), persistent(rows, cols)];
+  const [got] = await compute(() => dropoutAdd(X, R, out, mask), [out]);
+  const expected = x.map((value, i) => {
+    const kept = keeps(tokens[Math.floor(i / cols)], i % cols, site, state, rate);
+    return residual[i] + (kept * value) / (1 - rate);
+  });
+  return [close('mask and sum', got, expected)];
+}
+
+const FILTERS: Partial<SamplerSettings>[] = [
+  {}, { temperature: 0 }, { temperature: 0.5 }, { topK: 5 }, { topP: 0.75 }, { temperature: 1.5, topK: 40, topP: 0.875 },
+];
+
+/** Every draw must lie where the reference's cumulative sum has the row's random number, to rounding. */
+async function checkSampler(filter: Partial<SamplerSettings>): Promise<Check[]> {
+  const settings = { temperature: 1, topK: 0, topP: 1, seed: 7, iteration: 3, ...filter };
+  const [rows, vocabulary] = [64, 1003];
+  const { normals } = numbers(18);
+  const logits = normals(rows * vocabulary, 3);
+  const keys = Array.from({ length: rows }, (_, i) => [i, i % 3, 2 * i, 0]);
+  const io = {
+    logits: matrix(logits, vocabulary),
+    keys: matrix(Uint32Array.from(keys.flat()), 4),
+    settings: column(samplerSettings(settings)),
+    tokens: vector(rows),
+    logprobs: vector(rows),
+  };
+  const [drawn, logprobs] = await compute(() => sample(io), [io.tokens, io.logprobs]);
+  const tokens = words(drawn);
+  let astray = 0;
+  const expected = Array.from(tokens, (token, i) => {
+    const row = logits.subarray(i * vocabulary, (i + 1) * vocabulary);
+    const greedy = settings.temperature === 0;
+    if (greedy) {
+      if (token !== row.indexOf(Math.max(...row))) astray++;
+    } else {
+      const kept = filtered(row, settings.temperature, settings.topK, settings.topP);
+      const u = uniform24(philox(keys[i], [settings.seed, settings.iteration])[0]);
+      const slack = 2e-6; // cumulative sums of float32 numbers
+      if (token < inverseCdf(kept, u - slack) || token > inverseCdf(kept, u + slack) || !(kept[token] > 0)) astray++;
+    }
+    return logSoftmax(row, greedy ? 1 : settings.temperature)[token];
+  });
+  const what = JSON.stringify(filter).replaceAll('"', '');
+  return [close(`${what}: draws astray`, [astray], [0], 0), close(`${what}: log-probabilities`, logprobs, expected)];
+}
+
+/** Keys and values written in two goes, then one query a row: the last row of the whole's attention. */
+async function checkDecodeAttention(): Promise<Check[]> {
+  const shape: HeadShape = { heads: 4, kvHeads: 2, headDim: 16 };
+  const [slotCount, length] = [3, 100];
+  const lengths = [70, 1, 23];
+  const cols = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
+  const { normals } = numbers(19);
+  const slots = [2, 0, 1];
+  const rows = lengths.map((n) => normals(n * cols));
+  const cache = { keys: persistent(slotCount * length, 32), values: persistent(slotCount * length, 32) };
+  const past = lengths.flatMap((n, r) => Array.from({ length: n - 1 }, (_, t) => ({ r, t })));
+  const qkv = Float32Array.from(past.flatMap(({ r, t }) => [...rows[r].subarray(t * cols, (t + 1) * cols)]));
+  const last = Float32Array.from(lengths.flatMap((n, r) => [...rows[r].subarray((n - 1) * cols)]));
+  const [PAST, LAST] = [matrix(qkv, cols), matrix(last, cols)];
+  const [pastSlots, pastPositions] = [column(Uint32Array.from(past, ({ r }) => slots[r])), column(Uint32Array.from(past, ({ t }) => t))];
+  const [SLOTS, POSITIONS] = [column(Uint32Array.from(slots)), column(Uint32Array.from(lengths, (n) => n - 1))];
+  const out = persistent(rows.length, shape.heads * shape.headDim);
+  const [got] = await compute(() => {
+    cacheWrite(PAST, shape, pastSlots, pastPositions, cache, length);
+    cacheWrite(LAST, shape, SLOTS, POSITIONS, cache, length);
+    copy(attentionDecode(LAST, shape, SLOTS, POSITIONS, cache, length), out);
+  }, [out]);
+  const width = shape.heads * shape.headDim;
+  const expected = rows.flatMap((row, r) => [...attentionOf(row, shape, [{ first: 0, length: lengths[r] }]).slice(-width)]);
+  return [close('last queries', got, expected)];
+}
+
+/** Four slots: one goes on, one ends at an end token, one reaches its limit, one was finished; a row has no slot. */
+async function checkDecodeState(): Promise<Check[]> {
+  const END = 9;
+  const state = Uint32Array.from([
+    [5, 10, 100, 200, 300, 4, 0, 0], [6, 11, 101, 201, 301, 5, 1, 0], [7, 12, 102, 202, 302, 6, 2, 0], [8, 13, 103, 203, 303, 7, 1, 1],
+  ].flat());
+  const rows = Uint32Array.from([3, 1, NONE, 0, 2]);
+  const STATE = matrix(state, 8);
+  const decode = {
+    state: STATE, limits: column(Uint32Array.from([3, 3, 3, 3])), ends: column(Uint32Array.from([END, 77])), drawn: persistent(4, 4),
+  };
+  const input = { ids: vector(5), positions: vector(5), keys: persistent(5, 4) };
+  const [ROWS, NEXT] = [column(rows), column(Uint32Array.from([40, END, 41, 42, 43]))];
+  const got = await compute(() => {
+    decodeInput(ROWS, STATE, input);
+    decodeAdvance(ROWS, NEXT, decode);
+  }, [input.ids, input.positions, input.keys, STATE, decode.drawn]);
+  const [ids, positions, keys, after, drawn] = got.map(words);
+  return [
+    close('tokens fed', ids, [8, 6, 0, 5, 7], 0),
+    close('positions', positions, [13, 11, 0, 10, 12], 0),
+    close('keys', keys, [103, 203, 303, 7, 101, 201, 301, 5, 0, 0, 0, 0, 100, 200, 300, 4, 102, 202, 302, 6], 0),
+    close('state', after, [
+      [42, 11, 100, 200, 300, 5, 1, 0], [END, 12, 101, 201, 301, 6, 2, 1], [43, 13, 102, 202, 302, 7, 3, 2], [8, 13, 103, 203, 303, 7, 1, 1],
+    ].flat(), 0),
+    close('tokens drawn', drawn, [42, 0, 0, 0, 0, END, 0, 0, 0, 0, 43, 0, 0, 0, 0, 0], 0),
+  ];
+}
+
+export const samplingTests: KernelTest[] = [
+  { name: 'dropout', kernels: ['dropout', 'random'], run: checkDropout },
+  { name: 'sampler', kernels: ['sampler', 'random'], run: async () => (await Promise.all(FILTERS.map(checkSampler))).flat() },
+  { name: 'attention_decode', kernels: ['attention_decode', 'cache_write'], run: checkDecodeAttention },
+  { name: 'decode_state', kernels: ['decode_input', 'decode_advance'], run: checkDecodeState },
+];
