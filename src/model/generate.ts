@@ -1,4 +1,4 @@
-import { attentionDecode, cacheWrite, decodeAdvance, decodeInput, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
+import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
 import { attention } from '../gpu/ops/attention.ts';
 import { gather, NONE } from '../gpu/ops/gather.ts';
 import { sample, SAMPLER_SETTINGS_LENGTH, samplerSettings, type SamplerSettings } from '../gpu/ops/sampler.ts';
@@ -57,6 +57,7 @@ export class Generator {
   private readonly settings = vector(SAMPLER_SETTINGS_LENGTH);
   private readonly steps = new Map<number, Promise<Program<{ rows: Tensor }>>>();
   private readonly prefills = new Map<string, Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>>>();
+  private copying?: Promise<Program<Tensor>>;
   private readonly length: number;
 
   constructor(private readonly decoder: Decoder, private readonly options: GeneratorOptions) {
@@ -148,35 +149,60 @@ export class Generator {
       queue.writeBuffer(this.decode.state.buffer, s * 32, state);
       queue.writeBuffer(this.decode.limits.buffer, s * 4, Uint32Array.of(limit));
     }
+    // Answers to one prompt share its pass: the first of them computes it, the others copy its cache.
+    const groups: number[][] = [];
+    for (const s of fresh) {
+      const prompt = slots[s]!.request.prompt;
+      const group = groups.at(-1);
+      if (group && slots[group[0]]!.request.prompt === prompt) group.push(s);
+      else groups.push([s]);
+    }
     // Prompts in passes of bounded size: a row's result does not depend on how they are split.
     const budget = gpu().software ? 2048 : 16384;
-    for (let at = 0; at < fresh.length;) {
-      const part: number[] = [];
+    for (let at = 0; at < groups.length;) {
+      const part: number[][] = [];
       let tokens = 0;
-      while (at < fresh.length && (part.length === 0 || tokens + slots[fresh[at]]!.request.prompt.length <= budget)) {
-        tokens += slots[fresh[at]]!.request.prompt.length;
-        part.push(fresh[at++]);
+      while (at < groups.length && (part.length === 0 || tokens + slots[groups[at][0]]!.request.prompt.length <= budget)) {
+        tokens += slots[groups[at][0]]!.request.prompt.length;
+        part.push(groups[at++]);
       }
-      const rows = part.map((s) => {
-        const ids = slots[s]!.request.prompt;
-        return { ids, at: [ids.length - 1] };
+      const rows = part.map((group) => {
+        const ids = slots[group[0]]!.request.prompt;
+        return { ids, at: group.map(() => ids.length - 1) };
       });
       const batch = packRows(rows, this.decoder.config);
       const program = await this.prefillFor(batch.shape);
       const { input, slots: slotOf, rows: pickSlots } = program.result;
       const tokenSlots = new Uint32Array(batch.shape.tokens).fill(NONE);
       let n = 0;
-      for (const [i, s] of part.entries()) {
-        tokenSlots.fill(s, n, n + rows[i].ids.length);
+      for (const [i, group] of part.entries()) {
+        tokenSlots.fill(group[0], n, n + rows[i].ids.length);
         n += rows[i].ids.length;
       }
       const drawRows = new Uint32Array(batch.shape.picks).fill(NONE);
-      drawRows.set(part);
+      drawRows.set(part.flat());
       input.upload(batch);
       upload(slotOf, tokenSlots);
       upload(pickSlots, drawRows);
       program.run();
+      await this.copyPrompts(part, rows.map((r) => r.ids.length));
     }
+  }
+
+  /** Copies the cache of each group's first slot to its others. */
+  private async copyPrompts(groups: readonly number[][], lengths: readonly number[]): Promise<void> {
+    const pairs = groups.flatMap(([first, ...others], i) => others.flatMap((other) => [first, other, lengths[i], 0]));
+    if (pairs.length === 0) return;
+    this.copying ??= record(() => {
+      const table = persistent(this.options.slots, 4);
+      for (const cache of this.caches) cacheCopy(table, this.decoder.config, cache, this.length, this.length);
+      return table;
+    }).ready();
+    const program = await this.copying;
+    const table = new Uint32Array(this.options.slots * 4);
+    table.set(pairs);
+    upload(program.result, table);
+    program.run();
   }
 
   private prefillFor(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {

@@ -1,5 +1,6 @@
 import advanceSource from '../../../kernels/decode_advance.wgsl';
 import attentionSource from '../../../kernels/attention_decode.wgsl';
+import copySource from '../../../kernels/cache_copy.wgsl';
 import inputSource from '../../../kernels/decode_input.wgsl';
 import writeSource from '../../../kernels/cache_write.wgsl';
 import { gpu } from '../device.ts';
@@ -41,6 +42,13 @@ export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positio
   const count = qkv.rows * width;
   launch(kernel('cache_write', writeSource), [slots, positions, qkv, cache.keys, cache.values],
     [count, width, qkv.stride, heads * headDim, (heads + kvHeads) * headDim, length], spread(count));
+}
+
+/** Copies slots' first places to other slots: `pairs` [Q,4] = (from, to, places, 0); unused pairs have 0 places. */
+export function cacheCopy(pairs: Tensor, shape: HeadShape, cache: LayerCache, length: number, longest: number): void {
+  const width = shape.kvHeads * shape.headDim;
+  launch(kernel('cache_copy', copySource), [pairs, cache.keys, cache.values], [length, width],
+    [Math.ceil((longest * width) / 64), pairs.rows]);
 }
 
 /** o [A, H·D]: each row's query against its slot's cache up to its position. */
