@@ -3,7 +3,7 @@
 # a reward model from human rankings, PPO without and with the pretraining term, and an evaluation by a metric that no
 # model has seen. Every step is one rlhf command; the rows go through pipes.
 #
-#   scripts/quickstart.sh [--fast] [--seed N] [--ppo-seed N] [--out DIR] [--beta B] [--episodes N] [--no-ptx]
+#   scripts/quickstart.sh [--fast] [--seed N] [--ppo-seed N] [--out DIR] [--beta B] [--episodes N] [--lr R]
 #                         [--no-setup]
 #
 # Run again it goes on where it stopped. --fast: no pretraining, fewer epochs and episodes, γ = 0 only. --no-ptx: γ = 0
@@ -12,13 +12,13 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 here=$PWD
 
-fast='' seed=0 ppo_seed='' out='' beta=0.15 episodes='' ptx=yes setup=yes
+fast='' seed=0 ppo_seed='' out='' beta=0.15 lr=2.5e-4 episodes='' ptx=yes setup=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --fast) fast=yes ;;
     --no-ptx) ptx= ;;
     --no-setup) setup= ;;
-    --seed | --ppo-seed | --out | --beta | --episodes)
+    --seed | --ppo-seed | --out | --beta | --episodes | --lr)
       [ $# -ge 2 ] || { echo "quickstart: $1 needs a value" >&2; exit 2; }
       name=${1#--}
       declare "${name//-/_}=$2"
@@ -81,7 +81,7 @@ train train-rm --model sft --data "$restaurants/rankings.jsonl" --eval-data "$re
 
 ppo() {
   train ppo --policy sft --reward rm --prompts "$restaurants/prompts.jsonl" \
-    --beta "$beta" --episodes "$episodes" --batch-size 64 --minibatch-size 32 --epochs 2 --lr 5e-4 --value-lr 5e-4 \
+    --beta "$beta" --episodes "$episodes" --batch-size 64 --minibatch-size 32 --epochs 2 --lr "$lr" --value-lr "$lr" \
     --warmup 10 --max-new-tokens 56 --save-every 8 --seed "${ppo_seed:-$seed}" "$@"
 }
 

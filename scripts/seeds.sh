@@ -28,7 +28,7 @@ for name in seed-0 ppo-seed-1 ppo-seed-2 seed-1 beta-0.02; do
   case $name in
     seed-*) quickstart --seed "${name#seed-}" --out "$out/$name" ;;
     ppo-seed-*) share && quickstart --ppo-seed "${name#ppo-seed-}" --out "$out/$name" ;;
-    beta-*) share && quickstart --beta "${name#beta-}" --episodes 3072 --no-ptx --out "$out/$name" ;;
+    beta-*) share && quickstart --beta "${name#beta-}" --lr 5e-4 --episodes 3072 --no-ptx --out "$out/$name" ;;
   esac
   folders+=("$out/$name")
 done
