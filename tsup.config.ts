@@ -1,4 +1,5 @@
 import { defineConfig } from 'tsup';
+import loaders from './scripts/loaders.json';
 
 /** One bundle: the program, its libraries and its kernels. Only Dawn's native addon stays outside. */
 export default defineConfig({
@@ -7,13 +8,15 @@ export default defineConfig({
   platform: 'node',
   target: 'node20',
   outDir: 'dist',
-  clean: true,
+  clean: ['!rlhf*'], // all but what `npm run build:binary` made
   minify: false,
   splitting: true,
   external: ['webgpu'],
   noExternal: [/^(?!webgpu$).*/],
-  loader: { '.wgsl': 'text', '.iife.min.js': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
+  loader: loaders as Record<keyof typeof loaders, 'text'>,
   banner: {
-    js: "#!/usr/bin/env node\nimport { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    // For bundled CommonJS libraries that require Node's own modules.
+    js: '#!/usr/bin/env node\n' +
+      "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
   },
 });

@@ -2,7 +2,7 @@
 // (two at a time for files that use no GPU), then prints `N passed, N failed` as the last line.
 //   node scripts/test.mjs [PATTERN…]     only files whose path contains a pattern
 import { spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { build } from 'esbuild';
 
@@ -26,7 +26,7 @@ await build({
   target: 'node20',
   packages: 'external',
   sourcemap: 'inline',
-  loader: { '.wgsl': 'text', '.iife.min.js': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
+  loader: JSON.parse(readFileSync(join(root, 'scripts/loaders.json'), 'utf8')),
   logLevel: 'warning',
 });
 

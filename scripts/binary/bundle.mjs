@@ -1,5 +1,6 @@
 // The program as one CommonJS script, the form in which Node keeps compiled code inside an executable: with it the
 // program starts in half the time. Modules that a command does not use stay unevaluated.
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 
@@ -13,7 +14,7 @@ export async function bundle(root, outfile, plugins = []) {
     format: 'cjs',
     target: 'node24',
     external: ['webgpu'],
-    loader: { '.wgsl': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
+    loader: JSON.parse(readFileSync(join(root, 'scripts/loaders.json'), 'utf8')),
     minifySyntax: true,
     minifyWhitespace: true, // names stay, so that stack traces tell something
     legalComments: 'eof',
