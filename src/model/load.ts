@@ -25,6 +25,8 @@ export interface Model {
 
 export interface LoadOptions {
   trainable?: boolean;
+  /** Takes a reward model's gain into its head, so that the gain is 1: what training needs. */
+  foldGain?: boolean;
   kind?: Head | 'any';
   /** Gives a language model's body another head: a reward head drawn from `seed` or of zeros. */
   newHead?: { kind: 'normal'; seed: number } | { kind: 'zeros' };
@@ -40,8 +42,8 @@ export function loadModel(dir: string, options: LoadOptions = {}): Model {
     const fresh = new Map(weights.plan.filter((t) => t.name === 'score.weight').map((t) => [t.name, t]));
     weights.load((name) => (replaced && fresh.has(name)
       ? newHead(fresh.get(name)!, folder.config, options.newHead!)
-      : scaled(folder.read(name), options.trainable && name === 'score.weight' ? folder.rewardGain : 1)));
-    return assemble(folder, weights, replaced || options.trainable ? { gain: 1, bias: replaced ? 0 : folder.rewardBias }
+      : scaled(folder.read(name), options.foldGain && name === 'score.weight' ? folder.rewardGain : 1)));
+    return assemble(folder, weights, replaced || options.foldGain ? { gain: 1, bias: replaced ? 0 : folder.rewardBias }
       : { gain: folder.rewardGain, bias: folder.rewardBias });
   } finally {
     folder.close();

@@ -3,6 +3,7 @@ import { packAll, type PackedRow } from '../data/pack.ts';
 import { clear, copy, record, type Program } from '../gpu/program.ts';
 import { download, persistent, upload, vector, type Tensor } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
+import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
 import { likelihood, likelihoodSums, Passes } from '../model/passes.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
@@ -123,17 +124,17 @@ function weighted(rows: readonly PackRow[], kind: 'weights' | 'weights2', total:
   return rows.map((row) => ({ ...row, [kind]: new Float32Array(row.at.length).fill(weight) }));
 }
 
-/** Keeps a copy of a model's weights on the device: the best epoch's, until a better one comes. */
+/** Keeps a copy of what is trained on the device: the best epoch's, until a better one comes. */
 export class KeptWeights {
   readonly flats: Tensor[];
   private program?: Program;
 
-  constructor(private readonly model: Model) {
-    this.flats = model.weights.like();
+  constructor(private readonly parameters: FlatParameters) {
+    this.flats = parameters.like();
   }
 
   async keep(): Promise<void> {
-    this.program ??= await record(() => this.model.weights.chunks.forEach(({ values }, i) => copy(values, this.flats[i]))).ready();
+    this.program ??= await record(() => this.parameters.chunks.forEach(({ values }, i) => copy(values, this.flats[i]))).ready();
     this.program.run();
   }
 }

@@ -10,7 +10,8 @@ import { writeFileAtomic } from '../files/atomic.ts';
 import { download } from '../gpu/tensor.ts';
 import { packRows } from '../model/batch.ts';
 import { Generator } from '../model/generate.ts';
-import { loadModel, loadTokenizer, saveModel, type Model } from '../model/load.ts';
+import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
+import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { Passes } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
 import type { RunFolder } from '../run_folder.ts';
@@ -19,6 +20,7 @@ import { checkFinite, checkpoint, resume } from '../train/loop.ts';
 import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
 import { microBatches } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
+import { PassOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { average } from '../train/ranking_metrics.ts';
 import { ppoMultiplier } from '../train/schedule.ts';
@@ -47,25 +49,29 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   await sameTokenizer(settings.reference, tokenizer, '--reference');
   const opened = await openSession(settings, context);
-  const policy = loadModel(settings.policy!, { trainable: true, kind: 'lm' });
+  const policy = loadModel(settings.policy!, { trainable: trainsWeights(settings), kind: 'lm' });
+  const trained = trainedPart(policy, settings);
   const prompts = await readPrompts(settings, tokenizer, policy, context);
   const mix = settings.gamma > 0 ? await pretrainingRows(settings.pretrain!, tokenizer, policy, settings, context) : undefined;
   const reward = await openReward(settings.reward!, tokenizer, context);
-  const value = settings.value ? loadModel(settings.value, { trainable: true, newHead: { kind: 'zeros' } })
-    : loadModel(settings.policy!, { trainable: true, newHead: { kind: 'zeros' } });
-  const models: Models = { policy, reference: loadModel(settings.reference, { kind: 'lm' }), reward, value };
+  const value = loadModel(settings.value ?? settings.policy!, { trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'zeros' } });
+  const trainedValue = trainedPart(value, settings);
+  // With an adapter, the reference is the policy with the adapter off: one copy of the weights.
+  const shared = !trainsWeights(settings) && settings.reference === settings.policy;
+  const reference = shared ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { kind: 'lm' });
+  const models: Models = { policy, reference, reward, value };
 
   const total = settings.episodes ?? prompts.rows.length;
   const iterations = Math.ceil(total / settings.batchSize);
   const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
   const longest = longestPrompt + settings.maxNewTokens;
-  const onDevice = [policy, models.reference, value, ...(reward.model ? [reward.model] : [])];
+  const onDevice = [policy, ...(shared ? [] : [reference]), value, ...(reward.model ? [reward.model] : [])];
   const microBatchTokens = chooseMicroBatchTokens(settings, policy, onDevice);
   const folder = await beginRun(settings, context, opened, {
     rows: prompts.rows.length,
     tokens: total * longest,
     steps: iterations,
-    parameters: policy.weights.count,
+    parameters: trained.parameters.count,
     memory: onDevice.reduce((sum, m) => sum + modelBytes(m), 0) + activationBytes(policy, microBatchTokens, microBatchTokens),
     microBatchTokens,
   }, { ...prompts.hashes, ...mix?.hashes });
@@ -83,18 +89,21 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const referencePasses = new Passes(models.reference.decoder, { temperature }, compiling);
   const valuePasses = new Passes(value.decoder, { scale: value.scale }, compiling);
   const advantages = new Advantages(settings.whitenRewards);
-  const optimizers = { policy: new Optimizer('policy', policy.weights, settings), value: new Optimizer('value', value.weights, settings) };
+  const optimizers = { policy: new Optimizer('policy', trained.parameters, settings),
+    value: new Optimizer('value', trainedValue.parameters, settings) };
   const pretraining = mix && new LikelihoodTraining(policy, { dropout: 0, seed: settings.seed, microBatchTokens }, context);
-  const update = new Update(policy, value, optimizers, pretraining,
+  const update = new Update(policy, trained.parameters, value, optimizers, pretraining,
     { temperature, gamma: settings.gamma, microBatchTokens, emaDecay: settings.ema, compiling });
   await update.startAverage();
 
+  const promptOrder = new PassOrder(prompts.rows.length, 'prompts', settings);
+  const textOrder = mix && new PassOrder(mix.rows.length, 'pretrain', settings);
   const parts = [
-    { name: 'policy-model', weights: policy.weights, flats: policy.weights.chunks.map((c) => c.values) },
-    { name: 'value-model', weights: value.weights, flats: value.weights.chunks.map((c) => c.values) },
+    { name: 'policy-model', weights: trained.parameters, flats: trained.flats },
+    { name: 'value-model', weights: trainedValue.parameters, flats: trainedValue.flats },
     ...optimizers.policy.parts,
     ...optimizers.value.parts,
-    ...(update.average ? [{ name: 'average', weights: policy.weights, flats: update.average }] : []),
+    ...(update.average ? [{ name: 'average', weights: trained.parameters, flats: update.average }] : []),
   ];
   const controller = { beta: settings.beta, updates: 0 };
   const start = resume(parts, folder, (state) => Object.assign(controller, state.controller));
@@ -106,8 +115,8 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const count = Math.min(settings.batchSize, total - iteration * settings.batchSize);
 
     // 1. Rollout: one response each, from the full softmax at --temperature
-    const chosen = Array.from({ length: count }, (_, i) => promptAt(iteration * settings.batchSize + i, prompts.rows.length, settings));
-    const episodes = await rollOut(generator, chosen.map((c) => ({ ...c, ...prompts.rows[c.row] })), tokenizer, settings, iteration + 1);
+    const chosen = Array.from({ length: count }, (_, i) => promptOrder.at(iteration * settings.batchSize + i));
+    const episodes = await rollOut(generator, chosen.map(({ item, pass }) => ({ row: item, pass, ...prompts.rows[item] })), tokenizer, settings, iteration + 1);
     const rolled = performance.now();
 
     // 2. Score the sampled ids themselves; a response cut off without EOS loses the penalty
@@ -142,7 +151,8 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
         : Uint32Array.from({ length: count }, (_, i) => i);
       for (let first = 0; first < count; first += settings.minibatchSize) {
         const minibatch = [...order.subarray(first, first + settings.minibatchSize)].map((i) => episodes[i]);
-        const rows = mix ? mixRows(mix.rows, settings, controller.updates) : [];
+        const rows = mix ? Array.from({ length: settings.pretrainBatch }, (_, i) =>
+          mix.rows[textOrder!.at(controller.updates * settings.pretrainBatch + i).item]) : [];
         reads.push(await update.submit(++controller.updates, minibatch, rows, { policy: settings.lr * rate, value: settings.valueLr * rate }));
       }
     }
@@ -186,9 +196,9 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
 
   // The moving average is the result where there is one; the raw weights are kept beside it.
   const files = Object.fromEntries(tokenizer.files);
-  await saveModel(join(settings.out!, 'value'), value, files);
-  if (update.average) await saveModel(join(settings.out!, 'raw'), policy, files);
-  await saveModel(settings.out!, policy, files, update.average);
+  await trainedValue.save(join(settings.out!, 'value'), files);
+  if (update.average) await trained.save(join(settings.out!, 'raw'), files);
+  await trained.save(settings.out!, files, update.average);
   if (end === iterations) await folder.finish({ steps: end });
   else await folder.note({ steps: end });
   await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, steps: end, ...lastMetrics(folder.metrics.path) }));
@@ -198,28 +208,6 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
 export function adaptBeta(beta: number, kl: number, target: number, episodes: number, horizon: number): number {
   const error = Math.min(0.2, Math.max(-0.2, kl / target - 1));
   return beta * (1 + (error * episodes) / horizon);
-}
-
-/** The prompt of the n-th episode: pass after pass over all prompts, each in its own seeded order. */
-function promptAt(n: number, count: number, { seed, shuffle }: { seed: number; shuffle: boolean }): { row: number; pass: number } {
-  const pass = Math.floor(n / count);
-  const row = shuffle ? passOrder(count, seed, pass)[n % count] : n % count;
-  return { row, pass };
-}
-
-let known: { key: string; order: Uint32Array } | undefined;
-function passOrder(count: number, seed: number, pass: number): Uint32Array {
-  const key = `${count}/${seed}/${pass}`;
-  if (known?.key !== key) known = { key, order: new RandomStream(seed, 'prompts', pass).permutation(count) };
-  return known.order;
-}
-
-/** Pretraining rows of the n-th update: pass after pass over the text, in seeded order. */
-function mixRows<Row>(pool: readonly Row[], settings: PpoSettings, n: number): Row[] {
-  return Array.from({ length: settings.pretrainBatch }, (_, i) => {
-    const at = n * settings.pretrainBatch + i;
-    return pool[new RandomStream(settings.seed, 'pretrain', Math.floor(at / pool.length)).permutation(pool.length)[at % pool.length]];
-  });
 }
 
 interface PromptRow { prompt: Prompt; ids: Int32Array }

@@ -9,6 +9,7 @@ import { clear, copy, record, type Program } from '../gpu/program.ts';
 import { addInto } from '../gpu/tape.ts';
 import { scratch, stage, stagedAll, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
+import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
 import { Passes } from '../model/passes.ts';
 import { microBatches } from '../train/micro_batches.ts';
@@ -67,12 +68,12 @@ export class Update {
   private readonly norms = { policy: vector(4), ptx: vector(4) };
   /** The pretraining term's gradient, while the policy's is taken. */
   private readonly held: Tensor[];
-  /** The moving average of the policy's weights, where there is one. */
+  /** The moving average of what is trained of the policy, where there is one. */
   readonly average?: Tensor[];
   private readonly emaRate = vector(1);
   private programs?: { reset: Program; hold: Program; join: Program; average?: Program };
 
-  constructor(private readonly policy: Model, private readonly value: Model, private readonly optimizers: { policy: Optimizer; value: Optimizer },
+  constructor(private readonly policy: Model, private readonly trained: FlatParameters, private readonly value: Model, private readonly optimizers: { policy: Optimizer; value: Optimizer },
     private readonly pretraining: LikelihoodTraining | undefined, private readonly options: UpdateOptions) {
     const { settings, policyStats, valueStats } = this;
     const feeds = (size: number): Feeds => ({ old: vector(size), target: vector(size), weights: vector(size) });
@@ -96,9 +97,9 @@ export class Update {
         return io;
       },
     }, options.compiling);
-    this.held = pretraining ? policy.weights.like() : [];
+    this.held = pretraining ? trained.like() : [];
     if (options.emaDecay > 0) {
-      this.average = policy.weights.like();
+      this.average = trained.like();
       upload(this.emaRate, Float32Array.of(1 - options.emaDecay));
     }
   }
@@ -106,7 +107,7 @@ export class Update {
   /** Starts the moving average at the policy's present weights. */
   async startAverage(): Promise<void> {
     if (!this.average) return;
-    (await record(() => this.policy.weights.chunks.forEach(({ values }, i) => copy(values, this.average![i]))).ready()).run();
+    (await record(() => this.trained.chunks.forEach(({ values }, i) => copy(values, this.average![i]))).ready()).run();
   }
 
   /** Uploads the numbers that may change from one iteration to the next. */
@@ -171,8 +172,8 @@ export class Update {
   }
 
   private async record(): Promise<{ reset: Program; hold: Program; join: Program; average?: Program }> {
-    const { policy, held, norms, policyStats, valueStats, average } = this;
-    const gradients = policy.weights.chunks.map((c) => c.gradients!);
+    const { trained, held, norms, policyStats, valueStats, average } = this;
+    const gradients = trained.chunks.map((c) => c.gradients!);
     const programs = {
       reset: record(() => {
         clear(policyStats);
@@ -190,7 +191,7 @@ export class Update {
         gradientNorm({ gradients, out: norms.policy });
         held.forEach((t, i) => addInto(gradients[i], t));
       }),
-      average: average && record(() => policy.weights.chunks.forEach(({ values }, i) => ema(average[i], values, this.emaRate))),
+      average: average && record(() => trained.chunks.forEach(({ values }, i) => ema(average[i], values, this.emaRate))),
     };
     await Promise.all(Object.values(programs).map((p) => p?.ready()));
     return programs;

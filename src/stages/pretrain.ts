@@ -4,7 +4,8 @@ import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { loadModel, loadTokenizer, newModel, saveModel } from '../model/load.ts';
+import { loadModel, loadTokenizer, newModel } from '../model/load.ts';
+import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { PretrainSettings } from '../options.ts';
 import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
@@ -31,8 +32,9 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const heldOut = settings.evalData && await read(settings.evalData);
   const tokenizer = await findTokenizer(settings, data.texts, context);
   const opened = await openSession(settings, context);
-  const model = settings.model ? loadModel(settings.model, { trainable: true, kind: 'lm' })
+  const model = settings.model ? loadModel(settings.model, { trainable: trainsWeights(settings), kind: 'lm' })
     : newModel(configOf(settings, tokenizer), settings.seed);
+  const trained = trainedPart(model, settings);
   if (tokenizer.vocabSize > model.config.vocabSize) throw new Error('the tokenizer has more entries than the model');
   const { config } = model;
   const rows = documentRows(data.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
@@ -46,14 +48,14 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
     rows: rows.length,
     tokens,
     steps: order.totalSteps,
-    parameters: model.weights.count,
+    parameters: trained.parameters.count,
     memory: modelBytes(model) + activationBytes(model, longest, longest),
     microBatchTokens,
   }, { ...data.hashes, ...heldOut?.hashes });
   if (!folder) return;
 
   const training = new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context);
-  const optimizer = new Optimizer('adam', model.weights, settings);
+  const optimizer = new Optimizer('adam', trained.parameters, settings);
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
   const batchOf = (step: number) => order.batch(step).map((i) => rows[i]);
@@ -80,10 +82,10 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
       const { loss } = await training.evaluate(heldOutRows);
       return { eval_loss: loss, eval_perplexity: Math.exp(loss) };
     },
-    parts: [{ name: 'model', weights: model.weights, flats: model.weights.chunks.map((c) => c.values) }, ...optimizer.parts],
+    parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
   }, folder, settings, context);
 
-  await saveModel(settings.out!, model, Object.fromEntries(tokenizer.files));
+  await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
   if (done === order.totalSteps) await folder.finish({ steps: done });
   else await folder.note({ steps: done });
   await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, steps: done, ...lastMetrics(folder.metrics.path) }));

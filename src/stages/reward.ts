@@ -8,7 +8,8 @@ import { weightedSum } from '../gpu/ops/sums.ts';
 import { clear, record } from '../gpu/program.ts';
 import { persistent, stage, stagedAll, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
-import { loadModel, loadTokenizer, saveModel } from '../model/load.ts';
+import { loadModel, loadTokenizer } from '../model/load.ts';
+import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { Passes, type PassTensors } from '../model/passes.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
 import type { RmSettings } from '../options.ts';
@@ -49,7 +50,8 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   const opened = await openSession(settings, context);
-  const model = loadModel(settings.model!, { trainable: true, newHead: { kind: 'normal', seed: settings.seed } });
+  const model = loadModel(settings.model!, { trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'normal', seed: settings.seed } });
+  const trained = trainedPart(model, settings);
   const { config } = model;
   const data = await readRankings(settings.data, tokenizer, config.context, settings, context);
   const heldOut = settings.evalData && await readRankings(settings.evalData, tokenizer, config.context, settings, context);
@@ -63,7 +65,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     rows: data.rankings.length,
     tokens,
     steps: order.totalSteps,
-    parameters: model.weights.count,
+    parameters: trained.parameters.count,
     memory: modelBytes(model) + activationBytes(model, Math.min(budget, tokens), 0),
     microBatchTokens: budget,
   }, { ...data.hashes, ...heldOut?.hashes, ...demonstrations?.hashes });
@@ -78,7 +80,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     join: settings.dropout > 0 ? residualDropout(settings.dropout, dropoutState) : undefined,
     objective: (pass) => rankingObjective(pass, totals),
   }, compileProgress(context));
-  const optimizer = new Optimizer('adam', model.weights, settings);
+  const optimizer = new Optimizer('adam', trained.parameters, settings);
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
   const batchOf = (step: number): EncodedRanking[] => {
@@ -126,14 +128,14 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       return { eval_loss: report.loss, eval_accuracy: report.accuracy, eval_margin: report.margin, eval_mean_reward: report.mean_reward,
         eval_calibration_error: report.calibration_error };
     },
-    parts: [{ name: 'model', weights: model.weights, flats: model.weights.chunks.map((c) => c.values) }, ...optimizer.parts],
+    parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
   }, folder, settings, context);
 
   // The bias makes the mean reward of the demonstrations (or of the best-ranked training responses) zero.
   const standard = demonstrations?.rows ?? data.rankings.flatMap(best);
   const mean = average(await new Scorer(model).scores(standard));
   model.rewardBias -= mean;
-  await saveModel(settings.out!, model, Object.fromEntries(tokenizer.files));
+  await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
   const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias };
   if (done === order.totalSteps) await folder.finish(summary);
   else await folder.note({ steps: done });

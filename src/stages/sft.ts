@@ -5,14 +5,14 @@ import { asDemonstration, asText } from '../data/rows.ts';
 import { readFileSync } from 'node:fs';
 import { stage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
-import { loadModel, loadTokenizer, saveModel, type Model } from '../model/load.ts';
+import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
+import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { SftSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps, type StepTask } from '../train/loop.ts';
 import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
-import { BatchOrder } from '../train/order.ts';
-import { RandomStream } from '../train/random.ts';
+import { BatchOrder, PassOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
 import { beginRun, openSession } from '../train/session.ts';
 import { documentRows, KeptWeights, LikelihoodTraining, likelihoodRow, packedDemonstrations } from './likelihood_training.ts';
@@ -25,7 +25,8 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   const opened = await openSession(settings, context);
-  const model = loadModel(settings.model!, { trainable: true, kind: 'lm' });
+  const model = loadModel(settings.model!, { trainable: trainsWeights(settings), kind: 'lm' });
+  const trained = trainedPart(model, settings);
   const { config } = model;
 
   const data = await demonstrationRows(settings.data, tokenizer, model, settings, context);
@@ -34,7 +35,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const rows = settings.packing ? packedDemonstrations(data.rows, config.context) : data.rows;
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
-  const mixed = mix && mixedRows(order, rows, mix.rows, settings.pretrainFraction, config.context, settings.seed);
+  const mixed = mix && mixedRows(order, rows, mix.rows, config.context, settings);
   const microBatchTokens = chooseMicroBatchTokens(settings, model);
   const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
   const longest = Math.min(microBatchTokens, (settings.batchSize * tokens) / rows.length + (mix ? config.context : 0));
@@ -42,15 +43,15 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
     rows: rows.length,
     tokens,
     steps: order.totalSteps,
-    parameters: model.weights.count,
+    parameters: trained.parameters.count,
     memory: modelBytes(model) + activationBytes(model, longest, longest),
     microBatchTokens,
   }, { ...data.hashes, ...heldOut?.hashes, ...mix?.hashes });
   if (!folder) return;
 
   const training = new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context);
-  const optimizer = new Optimizer('adam', model.weights, settings);
-  const best = heldOut && new KeptWeights(model);
+  const optimizer = new Optimizer('adam', trained.parameters, settings);
+  const best = heldOut && new KeptWeights(trained.parameters);
   const selection = { value: Infinity, step: 0 };
   const reward = settings.selectByReward && heldOut
     ? await (await import('./select_by_reward.ts')).rewardOfAnswers(settings, model, tokenizer, context) : undefined;
@@ -97,15 +98,15 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
     state: () => ({ selection }),
     restore: (state) => Object.assign(selection, state.selection),
     parts: [
-      { name: 'model', weights: model.weights, flats: model.weights.chunks.map((c) => c.values) },
+      { name: 'model', weights: trained.parameters, flats: trained.flats },
       ...optimizer.parts,
-      ...(best ? [{ name: 'best', weights: model.weights, flats: best.flats }] : []),
+      ...(best ? [{ name: 'best', weights: trained.parameters, flats: best.flats }] : []),
     ],
   };
   const done = await runSteps('train-sft', task, folder, settings, context);
 
   const chosen = best && selection.step > 0 ? best.flats : undefined;
-  await saveModel(settings.out!, model, Object.fromEntries(tokenizer.files), chosen);
+  await trained.save(settings.out!, Object.fromEntries(tokenizer.files), chosen);
   const summary = { out: settings.out, steps: done, ...(chosen ? { selected_step: selection.step } : {}) };
   if (done === order.totalSteps) await folder.finish(summary);
   else await folder.note({ steps: done });
@@ -141,30 +142,21 @@ export async function pretrainingRows(sources: string[], tokenizer: Tokenizer, m
  * Which pretraining rows join which step: one as soon as `fraction` of the demonstration tokens so far, this step's included,
  * have paid for a row of context length (appendix C.3). A function of the step alone, so that a resumed run agrees.
  */
-function mixedRows(order: BatchOrder, rows: PackRow[], pool: PackRow[], fraction: number, length: number, seed: number): (step: number) => PackRow[] {
+function mixedRows(order: BatchOrder, rows: PackRow[], pool: PackRow[], length: number, settings: SftSettings): (step: number) => PackRow[] {
+  const taken = new PassOrder(pool.length, 'pretrain', settings);
   const before: number[] = [0];
   let tokens = 0;
   for (let step = 0; step < order.totalSteps; step++) {
     for (const i of order.batch(step)) tokens += rows[i].ids.length;
-    before.push(Math.floor((fraction * tokens) / length));
+    before.push(Math.floor((settings.pretrainFraction * tokens) / length));
   }
   return (step) => {
     const chosen: PackRow[] = [];
     for (let n = before[step]; n < before[step + 1]; n++) {
-      const pass = Math.floor(n / pool.length);
-      const permutation = passOrder(pool.length, seed, pass);
-      chosen.push({ ...pool[permutation[n % pool.length]], key: 0x80000000 + n });
+      chosen.push({ ...pool[taken.at(n).item], key: 0x80000000 + n });
     }
     return chosen;
   };
-}
-
-const orders = new Map<string, Uint32Array>();
-function passOrder(count: number, seed: number, pass: number): Uint32Array {
-  const key = `${count}/${seed}/${pass}`;
-  let order = orders.get(key);
-  if (!order) orders.set(key, (order = new RandomStream(seed, 'pretrain', pass).permutation(count)));
-  return order;
 }
 
 /** The last line of a metrics file, for a closing summary. */

@@ -6,12 +6,12 @@ import { writeFolderAtomic } from '../files/atomic.ts';
 import { brokenTensor } from '../files/float_formats.ts';
 import { openSafetensors, writeSafetensors } from '../files/safetensors.ts';
 import type { Tensor } from '../gpu/tensor.ts';
-import type { Weights } from '../model/weights.ts';
+import type { FlatParameters } from '../model/flat_parameters.ts';
 
 /** Tensors laid out like a model's weights (values, moments, averages) that belong to a run's state. */
 export interface Part {
   name: string;
-  weights: Weights;
+  weights: FlatParameters;
   flats: readonly Tensor[];
 }
 

@@ -1,7 +1,7 @@
 import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
 import { clear, record, type Program } from '../gpu/program.ts';
 import { upload, vector, type Tensor } from '../gpu/tensor.ts';
-import type { Weights } from '../model/weights.ts';
+import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Part } from './checkpoint.ts';
 
 export interface AdamSettings {
@@ -13,7 +13,7 @@ export interface AdamSettings {
 }
 
 /**
- * AdamW over a model's flat chunks: gradient norm, clipping, update and zeroing of the gradients in one recorded program,
+ * AdamW over the flat chunks of a model's weights or adapter: gradient norm, clipping, update and zeroing of the gradients in one recorded program,
  * without reading anything back. Decay reaches tensors of two dimensions only.
  */
 export class Optimizer {
@@ -24,7 +24,7 @@ export class Optimizer {
   private readonly v: Tensor[];
   private program?: Program;
 
-  constructor(readonly name: string, private readonly weights: Weights, private readonly settings: AdamSettings) {
+  constructor(readonly name: string, private readonly weights: FlatParameters, private readonly settings: AdamSettings) {
     this.m = weights.like();
     this.v = weights.like();
   }
