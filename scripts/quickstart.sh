@@ -12,7 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 here=$PWD
 
-fast='' seed=0 ppo_seed='' out='' beta=0.15 lr=2.5e-4 episodes='' ptx=yes setup=yes
+fast='' seed=0 ppo_seed='' out='' beta=0.15 lr='' episodes='' ptx=yes setup=yes
 while [ $# -gt 0 ]; do
   case $1 in
     --fast) fast=yes ;;
@@ -79,18 +79,22 @@ train train-rm --model sft --data "$restaurants/rankings.jsonl" --eval-data "$re
   --demonstrations "$restaurants/demonstrations.jsonl.gz" \
   --epochs "$([ "$fast" ] && echo 2 || echo 3)" --batch-size 8 --lr 1e-3 --seed "$seed" --out rm
 
+# ppo RATE OPTION…
 ppo() {
+  local rate=${lr:-$1}
+  shift
   train ppo --policy sft --reward rm --prompts "$restaurants/prompts.jsonl" \
-    --beta "$beta" --episodes "$episodes" --batch-size 64 --minibatch-size 32 --epochs 2 --lr "$lr" --value-lr "$lr" \
+    --beta "$beta" --episodes "$episodes" --batch-size 64 --minibatch-size 32 --epochs 2 --lr "$rate" --value-lr "$rate" \
     --warmup 10 --max-new-tokens 56 --save-every 8 --seed "${ppo_seed:-$seed}" "$@"
 }
 
 say "step 3: PPO, $episodes episodes, β $beta, γ 0"
-ppo --out ppo
+ppo 2.5e-4 --out ppo
 policies=(sft ppo)
 if [ "$ptx" ]; then
   say 'step 3 again with the pretraining term: γ 1, 512 tokens a minibatch'
-  ppo --gamma 1 --pretrain "$prose/train.jsonl.gz" --pretrain-batch 4 --out ppo-ptx
+  # The pretraining gradient is the larger one and shares the step: the rate is higher, so that the reward's part is not lost.
+  ppo 4e-4 --gamma 1 --pretrain "$prose/train.jsonl.gz" --pretrain-batch 4 --out ppo-ptx
   policies+=(ppo-ptx)
 fi
 
