@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import * as assert from 'uvu/assert';
@@ -32,6 +32,7 @@ export async function buildWholeProgram(): Promise<WholeProgram> {
   const cache = join(root, 'node_modules', '.cache');
   mkdirSync(cache, { recursive: true });
   const folder = mkdtempSync(join(cache, 'rlhf-whole-'));
+  chmodSync(folder, 0o755); // another user runs it too, where a folder must not be writable
   process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
   await build({
     entryPoints: [join(root, 'src', 'cli.ts')],
