@@ -20,7 +20,7 @@ while getopts b:o:d: option; do
   esac
 done
 shift $((OPTIND - 1))
-if ! [ -x "$rlhf" ]; then
+if ! { [ -f "$rlhf" ] && [ -x "$rlhf" ]; }; then
   echo "gpu-check: $rlhf is not an executable file" >&2
   exit 2
 fi

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { constants, homedir, tmpdir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
@@ -17,10 +18,10 @@ export function cacheFolder(env: NodeJS.ProcessEnv = process.env, platform: stri
   if (platform === 'win32' && local) return local;
   try {
     const home = homedir();
-    if (!isAbsolute(home)) return undefined;
+    if (!isAbsolute(home) || !existsSync(home)) return undefined;
     return platform === 'darwin' ? join(home, 'Library', 'Caches') : join(home, '.cache');
   } catch {
-    return undefined; // no such user in the system's list
+    return undefined; // the system does not know this user
   }
 }
 
