@@ -89,12 +89,14 @@ export class Tape {
     release(gradient);
   }
 
-  /** Records the backward pass from the gradients given so far to all weights. */
-  backward(): void {
+  /** Records the backward pass from the gradients given so far to all weights; returns that of `input`, if one is named. */
+  backward(input?: Tensor): Tensor | undefined {
     for (const step of this.steps.reverse()) step();
     this.steps.length = 0;
+    const wanted = input && this.take(input);
     release(...this.gradients.values());
     this.gradients.clear();
+    return wanted;
   }
 }
 
