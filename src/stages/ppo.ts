@@ -1,4 +1,3 @@
-import { mkdirSync } from 'node:fs';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunContext } from '../context.ts';
@@ -6,7 +5,6 @@ import { collectRows, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import { asPrompt, type Prompt } from '../data/rows.ts';
 import { Interrupted, RunError } from '../errors.ts';
-import { writeFileAtomic } from '../files/atomic.ts';
 import { download } from '../gpu/tensor.ts';
 import { packRows } from '../model/batch.ts';
 import { Generator } from '../model/generate.ts';
@@ -14,7 +12,6 @@ import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { Passes } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
-import type { RunFolder } from '../run_folder.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { checkFinite, checkpoint, resume } from '../train/loop.ts';
 import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
@@ -22,10 +19,10 @@ import { microBatches } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { PassOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
-import { average } from '../train/ranking_metrics.ts';
 import { ppoMultiplier } from '../train/schedule.ts';
 import { beginRun, compileProgress, openSession } from '../train/session.ts';
 import { LikelihoodTraining } from './likelihood_training.ts';
+import { rolloutMetrics, saveRollouts, updateMetrics } from './ppo_metrics.ts';
 import { Advantages, type Episode } from './ppo_rollout.ts';
 import { Update, updateRow, type UpdateStats } from './ppo_update.ts';
 import { openReward, sameTokenizer, type RewardSource } from './reward_source.ts';
@@ -264,66 +261,6 @@ async function compare(episodes: readonly Episode[], passes: { policyPasses: Pas
       episode.values = values.slice(first, first + at.length);
     });
   }
-}
-
-function rolloutMetrics(episodes: readonly Episode[], stats: { kl: number; klK3: number; nonScoreReward: number; returnsMean: number; returnsVar: number }, beta: number) {
-  const lengths = episodes.map((e) => e.logprobs.length);
-  const scores = average(episodes.map((e) => e.score));
-  return {
-    'objective/kl': stats.kl,
-    'objective/kl_k3': stats.klK3,
-    'objective/kl_coef': beta,
-    'objective/entropy': average(episodes.map((e) => -e.logprobs.reduce((sum, x) => sum + x, 0))),
-    'objective/non_score_reward': stats.nonScoreReward,
-    'objective/rlhf_reward': scores + stats.nonScoreReward,
-    'objective/scores': scores,
-    'returns/mean': stats.returnsMean,
-    'returns/var': stats.returnsVar,
-    'response_length/mean': average(lengths),
-    'response_length/max': Math.max(...lengths),
-    frac_eos: average(episodes.map((e) => (e.finish === 'stop' ? 1 : 0))),
-  };
-}
-
-function updateMetrics(results: readonly UpdateStats[], mixed: boolean) {
-  const mean = (key: Exclude<keyof UpdateStats, 'finite'>): number => average(results.map((r) => r[key]));
-  return {
-    'policy/approxkl_avg': mean('approxKl'),
-    'policy/clipfrac_avg': mean('clipFraction'),
-    'policy/entropy_avg': mean('entropy'),
-    'loss/policy_avg': mean('policyLoss'),
-    'loss/value_avg': mean('valueLoss'),
-    ...(mixed ? { 'loss/ptx': mean('ptxLoss') } : {}),
-    'val/ratio': mean('ratio'),
-    'val/ratio_max': Math.max(...results.map((r) => r.ratioMax)),
-    'val/ratio_min': Math.min(...results.map((r) => r.ratioMin)),
-    'val/clipfrac_avg': mean('valueClipFraction'),
-    'val/explained_var': mean('explainedVariance'),
-    'grad_norm/policy': mean('policyNorm'),
-    ...(mixed ? { 'grad_norm/ptx': mean('ptxNorm') } : {}),
-    'grad_norm/value': mean('valueNorm'),
-  };
-}
-
-/** rollouts/step-NNNNNN.jsonl, a row an episode: everything needed to compute the iteration again. */
-async function saveRollouts(folder: RunFolder, iteration: number, episodes: readonly Episode[]): Promise<void> {
-  const dir = join(folder.path, 'rollouts');
-  mkdirSync(dir, { recursive: true });
-  const lines = episodes.map((e) => JSON.stringify({
-    prompt: e.prompt,
-    completion: e.completion,
-    finish_reason: e.finish,
-    prompt_tokens: [...Int32Array.from(e.promptIds)],
-    tokens: [...e.ids.slice(e.promptIds.length)],
-    logprobs: [...e.logprobs],
-    ref_logprobs: [...e.refLogprobs],
-    values: [...e.values],
-    score: e.score,
-    rewards: [...e.rewards],
-    advantages: [...e.advantages],
-    returns: [...e.returns],
-  }));
-  await writeFileAtomic(join(dir, `step-${String(iteration).padStart(6, '0')}.jsonl`), `${lines.join('\n')}\n`);
 }
 
 const seconds = (from: number, to: number): number => Number(((to - from) / 1000).toFixed(3));
