@@ -124,7 +124,10 @@ export class BatchTensors {
     const { tokens, picks, rows } = shape;
     const { lanes, queries } = attentionTile(config.headDim);
     const column = (n: number): Tensor => persistent(n, 1, 1);
-    this.tileCount = Math.ceil(tokens / (lanes * queries)) + rows + Math.ceil(tokens / PAD_ROW / 4);
+    // A row adds at most one unfilled tile; a row of padding does so only where its length is no multiple of a tile.
+    const padLength = Math.min(PAD_ROW, config.context);
+    const unfilled = padLength % (lanes * queries) === 0 ? 1 : Math.ceil(tokens / padLength);
+    this.tileCount = Math.ceil(tokens / (lanes * queries)) + rows + unfilled;
     const runs = (ids: number): { runs: Tensor; order: Tensor } | undefined =>
       training ? { runs: persistent(Math.min(tokens, ids), 4), order: column(tokens) } : undefined;
     this.tokens = {
