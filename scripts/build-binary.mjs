@@ -67,8 +67,8 @@ try {
   }));
   execFileSync(builder.executable, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
   renameSync(made, out);
-  const licenses = [node.license, join(root, 'node_modules/webgpu/LICENSE.md')].map((file) => readFileSync(file, 'utf8'));
-  writeFileSync(join(dirname(out), 'rlhf.licenses.txt'), `Node.js\n\n${licenses[0]}\n\nDawn, webgpu\n\n${licenses[1]}`);
+  const licenses = [builder.license, ...['LICENSE.md', ...(target.licenses ?? [])].map((p) => join(root, 'node_modules/webgpu', p))];
+  writeFileSync(out.replace(/(\.exe)?$/, '.licenses.txt'), licenses.map((file) => readFileSync(file, 'utf8')).join('\n\n'));
 } finally {
   rmSync(work, { recursive: true, force: true });
 }

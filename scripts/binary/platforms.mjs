@@ -28,6 +28,7 @@ export const platforms = {
     integrity: 'sha512-GCIKoDIOUTgULKxFNlfumjEmEgIpBB/7csJ11w6WbFcC/dyZ9UH2YAFr1fuNsdEmPZOAVpT2Cv9QKPwluhOCIQ==',
     executable: 'bin/node.exe',
     addon: ['win32-x64/dawn.node', 'win32-x64/dxcompiler.dll', 'win32-x64/d3dcompiler_47.dll'],
+    licenses: ['dist/win32-x64/dxcompiler-LICENSE.TXT'],
   },
 };
 

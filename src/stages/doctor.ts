@@ -16,7 +16,7 @@ export async function doctor(settings: DoctorSettings, context: RunContext): Pro
   await say('system', `${process.platform} ${process.arch}, Node ${process.versions.node}`);
   const vulkan = findVulkan();
   if (process.platform === 'linux') {
-    await say('Vulkan loader', vulkan.loader.join(', ') || 'not found');
+    await say('Vulkan loader', vulkan.loader ?? 'not found in the usual folders');
     await say('Vulkan drivers', vulkan.drivers.join(', ') || 'none found');
   }
   const advise = async (adapters: 'none' | 'software'): Promise<void> => {

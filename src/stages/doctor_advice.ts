@@ -2,8 +2,8 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 /** What can be seen of a Linux machine's Vulkan without loading it. */
 export interface VulkanFindings {
-  /** Paths of libvulkan.so.1. */
-  loader: string[];
+  /** Path of libvulkan.so.1. */
+  loader?: string;
   /** Names of the driver manifests. */
   drivers: string[];
   /** The kernel's part of NVIDIA's driver is there. */
@@ -13,7 +13,9 @@ export interface VulkanFindings {
   version: string;
 }
 
-const LIBRARIES = ['/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64', '/usr/lib', '/usr/local/lib'];
+const LIBRARIES = ['/usr/lib', '/lib', '/usr/local/lib'].flatMap((folder) =>
+  ['/x86_64-linux-gnu', '/aarch64-linux-gnu', '64', ''].map((kind) => folder + kind),
+);
 const MANIFESTS = ['/etc/vulkan/icd.d', '/usr/share/vulkan/icd.d', '/usr/local/share/vulkan/icd.d'];
 
 export function findVulkan(root = ''): VulkanFindings {
@@ -34,7 +36,7 @@ export function findVulkan(root = ''): VulkanFindings {
   const release = read('/etc/os-release');
   const field = (name: string): string => new RegExp(`^${name}="?([^"\n]*)"?$`, 'm').exec(release)?.[1] ?? '';
   return {
-    loader: LIBRARIES.map((folder) => `${folder}/libvulkan.so.1`).filter((path) => existsSync(root + path)),
+    loader: LIBRARIES.map((folder) => `${folder}/libvulkan.so.1`).find((path) => existsSync(root + path)),
     drivers: MANIFESTS.flatMap(list).filter((name) => name.endsWith('.json')).sort(),
     nvidia: existsSync(`${root}/dev/nvidiactl`) || existsSync(`${root}/proc/driver/nvidia/version`),
     system: field('ID'),
