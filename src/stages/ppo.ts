@@ -25,19 +25,12 @@ import { LikelihoodTraining } from './likelihood_training.ts';
 import { rolloutMetrics, saveRollouts, updateMetrics } from './ppo_metrics.ts';
 import { Advantages, type Episode } from './ppo_rollout.ts';
 import { Update, updateRow, type UpdateStats } from './ppo_update.ts';
-import { openReward, sameTokenizer, type RewardSource } from './reward_source.ts';
+import { openReward, sameTokenizer } from './reward_source.ts';
 import { lastMetrics, pretrainingRows } from './sft.ts';
 
-/** The four models of PPO (Ouyang et al. 2022, section 3.5 and appendix C.4). */
-interface Models {
-  policy: Model;
-  reference: Model;
-  reward: RewardSource;
-  value: Model;
-}
-
 /**
- * Step 3, reinforcement learning with PPO. It maximises
+ * Step 3, reinforcement learning with PPO on four models: policy, frozen reference, reward model, value model (appendix C.4). It
+ * maximises
  *     E[ r(x,y) − β · log(π_RL(y|x)/π_SFT(y|x)) ] + γ · E_pretrain[ log π_RL(x) ]        (Ouyang et al. 2022, equation 2)
  * Each iteration: roll out, score, compare with the reference, spread the reward over the tokens, estimate advantages, update.
  */
@@ -56,14 +49,13 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   // With an adapter, the reference is the policy with the adapter off: one copy of the weights.
   const shared = !trainsWeights(settings) && settings.reference === settings.policy;
   const reference = shared ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { kind: 'lm' });
-  const models: Models = { policy, reference, reward, value };
 
   const total = settings.episodes ?? prompts.rows.length;
   const iterations = Math.ceil(total / settings.batchSize);
   const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
   const longest = longestPrompt + settings.maxNewTokens;
   const onDevice = [policy, ...(shared ? [] : [reference]), value, ...(reward.model ? [reward.model] : [])];
-  const microBatchTokens = chooseMicroBatchTokens(settings, policy, onDevice);
+  const microBatchTokens = chooseMicroBatchTokens(settings, [policy, value], onDevice);
   const folder = await beginRun(settings, context, opened, {
     rows: prompts.rows.length,
     tokens: total * longest,
@@ -83,7 +75,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   });
   const { temperature } = settings;
   const policyPasses = new Passes(policy.decoder, { temperature }, compiling);
-  const referencePasses = new Passes(models.reference.decoder, { temperature }, compiling);
+  const referencePasses = new Passes(reference.decoder, { temperature }, compiling);
   const valuePasses = new Passes(value.decoder, { scale: value.scale }, compiling);
   const advantages = new Advantages(settings.whitenRewards);
   const optimizers = { policy: new Optimizer('policy', trained.parameters, settings),
@@ -172,9 +164,8 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     if (results.some((r) => !r.finite)) {
       throw new RunError(`iteration ${iteration + 1}: a gradient is not finite`, 'lower --lr or --value-lr; the last checkpoint is untouched');
     }
-    const { 'val/explained_var': explained, ...mustBeFinite } = metrics;
-    void explained;
-    await checkFinite(iteration, mustBeFinite, parts);
+    // Without variance in the returns there is nothing to explain: that one may be NaN, and is written as null.
+    await checkFinite(iteration, { ...metrics, 'val/explained_var': 0 }, parts);
     if (settings.targetKl !== undefined) controller.beta = adaptBeta(controller.beta, stats.kl, settings.targetKl, count, settings.horizon);
     folder.metrics.append({ step: iteration + 1, ...metrics });
     context.progress.update({ done: iteration + 1,

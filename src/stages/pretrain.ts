@@ -41,7 +41,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const heldOutRows = heldOut && documentRows(heldOut.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
-  const microBatchTokens = chooseMicroBatchTokens(settings, model);
+  const microBatchTokens = chooseMicroBatchTokens(settings, [model]);
   const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
   const longest = Math.min(microBatchTokens, settings.batchSize * config.context);
   const folder = await beginRun(settings, context, opened, {

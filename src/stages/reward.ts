@@ -59,7 +59,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     && await readDemonstrations(settings.demonstrations, tokenizer, config.context, settings, context);
 
   const order = new BatchOrder(data.rankings.length, settings.batchSize, settings.epochs, settings);
-  const budget = chooseMicroBatchTokens(settings, model);
+  const budget = chooseMicroBatchTokens(settings, [model]);
   const tokens = data.rankings.reduce((sum, r) => sum + tokensOf(r), 0);
   const folder = await beginRun(settings, context, opened, {
     rows: data.rankings.length,

@@ -36,7 +36,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
   const mixed = mix && mixedRows(order, rows, mix.rows, config.context, settings);
-  const microBatchTokens = chooseMicroBatchTokens(settings, model);
+  const microBatchTokens = chooseMicroBatchTokens(settings, [model]);
   const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
   const longest = Math.min(microBatchTokens, (settings.batchSize * tokens) / rows.length + (mix ? config.context : 0));
   const folder = await beginRun(settings, context, opened, {
