@@ -94,7 +94,9 @@ test('works without a home, with an unusable cache, and whatever NODE_OPTIONS sa
 test('usage errors, missing adapters and the copy of the file under another name', async () => {
   const HOME = home('errors');
   assert.is((await rlhf(['ppo', '--bata', '3'], { HOME })).code, 2);
-  assert.is((await rlhf(['doctor', '--device', 'no such adapter'], { HOME })).code, 2);
+  const other = await rlhf(['doctor', '--device', 'no such adapter'], { HOME });
+  assert.is(other.code, 2);
+  assert.match(other.stderr, /^rlhf: error: --device no such adapter: .+ \(there are: \w[^*]*\)\nhint: /m);
   const none = await rlhf(['doctor'], { HOME, VK_DRIVER_FILES: '/dev/null', VK_ICD_FILENAMES: '/dev/null' });
   assert.is(none.code, 1);
   assert.match(none.stdout, /^adapter: none\nadvice: .+/m);
