@@ -194,7 +194,7 @@ async function findAdapter(gpuObject: GPU, name: string | undefined): Promise<GP
     return await gpuObject.requestAdapter({ powerPreference: 'high-performance' });
   } catch (error) {
     const message = (error as Error).message ?? String(error);
-    const known = [...message.matchAll(/name: '(.*)'/g)].map(([, known]) => known).join('; ');
+    const known = [...message.matchAll(/name: '(.*)'/g)].map(([, found]) => found).join('; ');
     throw new UsageError(`--device ${name}: no adapter has this in its name${known ? ` (there are: ${known})` : ''}`,
       'rlhf doctor lists the adapters');
   }
