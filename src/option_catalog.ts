@@ -81,13 +81,13 @@ export const all = {
   'vocab-size': integer('Architecture', 'Entries of a tokenizer that is trained here.', { min: 259, max: 1048576 }),
 
   // Schedule
-  lr: number('Schedule', 'Peak learning rate.', { above: 0, max: 10 }),
-  'value-lr': number('Schedule', "The value model's peak learning rate.", { above: 0, max: 10 }),
+  lr: number('Schedule', 'Peak learning rate (0: the weights stay).', { min: 0, max: 10 }),
+  'value-lr': number('Schedule', "The value model's peak learning rate.", { min: 0, max: 10 }),
   schedule: choice('Schedule', 'Course of the learning rate after the warm-up.', ['constant', 'linear', 'cosine']),
   warmup: integer('Schedule', 'Steps over which the rate rises to its peak.', { min: 0 }),
   'min-lr-ratio': number('Schedule', 'Share of the peak at which cosine and linear end.', { min: 0, max: 1 }),
   epochs: number('Schedule', 'Passes over the data.', { above: 0 }),
-  'max-steps': integer('Schedule', 'Stop after this step; the schedule still spans the whole run.', { min: 1 }),
+  'max-steps': integer('Schedule', 'Stop after this step; the schedule still spans the whole run.', { min: 0 }),
 
   // Optimiser
   'batch-size': integer('Optimiser', 'Rows a step.', { min: 1 }),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
 
 torch.set_num_threads(1)
+DTYPE = getattr(torch, os.environ.get('CHECK_DTYPE', 'float32'))
 CLI = os.environ.get('RLHF', 'node build/cli.js').split()
 
 
@@ -33,13 +34,13 @@ def rows_of(path):
         return [json.loads(line) for line in f if line.strip()]
 
 
-def causal(folder, dtype=torch.float32):
+def causal(folder, dtype=DTYPE):
     model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     assert not info['missing_keys'] and not info['mismatched_keys'], info
     return model.eval()
 
 
-def reward_model(folder, dtype=torch.float32):
+def reward_model(folder, dtype=DTYPE):
     """The classifier; its `.bias` and `.gain` are those that config.json keeps."""
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     assert not info['missing_keys'] and not info['mismatched_keys'], info
@@ -132,6 +133,8 @@ def compare_weights(model, before, after, label, width=None):
             third = len(want) // 3
             keep[third:2 * third] = False
             want, got, base = want[keep], got[keep], base[keep]
+        if name.endswith('ln_f.bias') and 'score.weight' in ours:  # it adds a constant to all rewards: no gradient either
+            continue
         scale = float((want - base).norm())
         found.append((float((got - want).norm()) / max(scale, 1e-30), float((got - want).abs().max()), scale, name))
     found.sort(reverse=True)
