@@ -72,7 +72,7 @@ export async function buildWholeProgram(): Promise<WholeProgram> {
       return stdout;
     },
     rows(name, rows) {
-      writeFileSync(join(folder, name), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+      writeRows(join(folder, name), rows);
       return name;
     },
     path: (...parts) => join(folder, ...parts),
@@ -94,7 +94,11 @@ export function outcome(child: ChildProcess): Promise<Outcome> {
   );
 }
 
-/** A file of JSON lines. */
+/** Writes a file of JSON lines. */
+export const writeRows = (path: string, rows: unknown[]): void =>
+  writeFileSync(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+
+/** The objects of JSON lines. */
 export const jsonLines = (text: string): Record<string, any>[] =>
   text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
 
