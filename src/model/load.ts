@@ -58,8 +58,8 @@ function assemble(folder: ModelFolder, weights: Weights, { gain, bias }: { gain:
 }
 
 /** A freshly drawn model: normal weights with the config's standard deviation, norms 1, biases 0. */
-export function newModel(config: ModelConfig, seed: number, trainable = true): Model {
-  const weights = new Weights(config, 'lm', trainable);
+export function newModel(config: ModelConfig, seed: number, trainable = true, head: Head = 'lm'): Model {
+  const weights = new Weights(config, head, trainable);
   const order = new Map(weights.plan.map((t, i) => [t.name, i]));
   const planned = new Map(weights.plan.map((t) => [t.name, t]));
   weights.load((name) => draw(planned.get(name)!, config, new RandomStream(seed, 'initialise', order.get(name)!)));

@@ -3,10 +3,8 @@ import { join } from 'node:path';
 import type { RunContext } from '../context.ts';
 import { collectRows, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
-import { asPrompt, type Prompt } from '../data/rows.ts';
+import { asPrompt } from '../data/rows.ts';
 import { Interrupted, RunError } from '../errors.ts';
-import { download } from '../gpu/tensor.ts';
-import { packRows } from '../model/batch.ts';
 import { Generator } from '../model/generate.ts';
 import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
@@ -15,16 +13,16 @@ import type { PpoSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { checkFinite, checkpoint, resume } from '../train/loop.ts';
 import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
-import { microBatches } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { PassOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { ppoMultiplier } from '../train/schedule.ts';
 import { beginRun, compileProgress, openSession } from '../train/session.ts';
 import { LikelihoodTraining } from './likelihood_training.ts';
+import { compare, rollOut, type PromptRow } from './ppo_episodes.ts';
 import { rolloutMetrics, saveRollouts, updateMetrics } from './ppo_metrics.ts';
-import { Advantages, type Episode } from './ppo_rollout.ts';
-import { Update, updateRow, type UpdateStats } from './ppo_update.ts';
+import { Advantages } from './ppo_rollout.ts';
+import { Update, type UpdateStats } from './ppo_update.ts';
 import { openReward, sameTokenizer } from './reward_source.ts';
 import { lastMetrics, pretrainingRows } from './sft.ts';
 
@@ -198,8 +196,6 @@ export function adaptBeta(beta: number, kl: number, target: number, episodes: nu
   return beta * (1 + (error * episodes) / horizon);
 }
 
-interface PromptRow { prompt: Prompt; ids: Int32Array }
-
 /** Reads the prompts; each must leave room for a whole response in the context. */
 async function readPrompts(settings: PpoSettings, tokenizer: Tokenizer, policy: Model, context: RunContext): Promise<{ rows: PromptRow[]; hashes: Record<string, string> }> {
   const room = policy.config.context - settings.maxNewTokens;
@@ -211,47 +207,6 @@ async function readPrompts(settings: PpoSettings, tokenizer: Tokenizer, policy: 
     throw new RowTooLong(`the prompt has ${ids.length} tokens; with --max-new-tokens ${settings.maxNewTokens} the context has room for ${Math.max(0, room)}`);
   }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
   return { rows, hashes: Object.fromEntries(sources.map(({ source, sha256 }) => [source, sha256])) };
-}
-
-async function rollOut(generator: Generator, chosen: readonly (PromptRow & { row: number; pass: number })[], tokenizer: Tokenizer,
-  settings: PpoSettings, iteration: number): Promise<Episode[]> {
-  const requests = chosen.map(({ ids, row, pass }) => ({ prompt: ids, row, sample: pass, maxNewTokens: settings.maxNewTokens }));
-  const place = new Map(requests.map((request, i) => [request, i]));
-  const episodes = new Array<Episode>(chosen.length);
-  const draw = { temperature: settings.temperature, topK: 0, topP: 1, seed: settings.seed, iteration };
-  const none = new Float32Array();
-  for await (const { request, ids, finish } of generator.run(requests, draw)) {
-    const i = place.get(request as (typeof requests)[number])!;
-    const { prompt, ids: promptIds } = chosen[i];
-    const text = finish === 'stop' ? ids.slice(0, -1) : ids;
-    episodes[i] = {
-      prompt,
-      promptIds,
-      completion: tokenizer.decode(text, { skipSpecialTokens: true }),
-      ids: Int32Array.from([...promptIds, ...ids]),
-      finish,
-      score: NaN,
-      logprobs: none, refLogprobs: none, entropies: none, values: none, rewards: none, advantages: none, returns: none,
-    };
-  }
-  return episodes;
-}
-
-async function compare(episodes: readonly Episode[], passes: { policyPasses: Passes; referencePasses: Passes; valuePasses: Passes },
-  policy: Model, budget: number): Promise<void> {
-  for (const part of microBatches(episodes.map(updateRow), budget)) {
-    const batch = packRows(part, policy.config);
-    const [ours, theirs, worth] = [await passes.policyPasses.run(batch), await passes.referencePasses.run(batch), await passes.valuePasses.run(batch)];
-    const [stats, refStats, values] = (await download(ours.stats, theirs.stats, worth.scores)).map((bytes) => new Float32Array(bytes));
-    part.forEach(({ episode, at }, r) => {
-      const first = batch.firstPick[r];
-      const column = (from: Float32Array, c: number): Float32Array => Float32Array.from({ length: at.length }, (_, i) => from[4 * (first + i) + c]);
-      episode.logprobs = column(stats, 0);
-      episode.entropies = column(stats, 1);
-      episode.refLogprobs = column(refStats, 0);
-      episode.values = values.slice(first, first + at.length);
-    });
-  }
 }
 
 const seconds = (from: number, to: number): number => Number(((to - from) / 1000).toFixed(3));
