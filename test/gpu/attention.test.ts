@@ -13,10 +13,14 @@ test.after(closeAfterTests);
 
 /** Head sizes that are and are not multiples of 4, with 1, 2, 3 and 4 query heads to a key head. */
 const SHAPES: HeadShape[] = [
-  { heads: 4, kvHeads: 2, headDim: 8 }, { heads: 3, kvHeads: 1, headDim: 6 }, { heads: 1, kvHeads: 1, headDim: 4 },
-  { heads: 3, kvHeads: 3, headDim: 10 }, { heads: 4, kvHeads: 1, headDim: 16 }, { heads: 2, kvHeads: 2, headDim: 64 },
+  { heads: 4, kvHeads: 2, headDim: 8 },
+  { heads: 3, kvHeads: 1, headDim: 6 },
+  { heads: 1, kvHeads: 1, headDim: 4 },
+  { heads: 3, kvHeads: 3, headDim: 10 },
+  { heads: 4, kvHeads: 1, headDim: 16 },
+  { heads: 2, kvHeads: 2, headDim: 64 },
 ];
-/** A software driver takes minutes to compile the form for workgroup memory with larger heads; no run of it uses them. */
+/** A software driver takes minutes to compile the form for workgroup memory with larger heads, which it never uses. */
 const tooSlow = ({ headDim }: HeadShape): boolean => gpu().software && gpu().subgroup === 0 && headDim > 8;
 const columns = ({ heads, kvHeads, headDim }: HeadShape): number => (heads + 2 * kvHeads) * headDim;
 
@@ -37,33 +41,35 @@ async function run(qkv: Float32Array, shape: HeadShape, rows: readonly Span[], d
 
 for (const shape of SHAPES) {
   const name = `${shape.heads}/${shape.kvHeads} heads of ${shape.headDim}`;
-  test(`${name}: packed rows of odd lengths equal the float64 reference`, () => onEachVariant(async (variant) => {
-    if (tooSlow(shape)) return;
-    const random = seeded(shape.headDim);
-    const packs = shape.headDim === 64 ? [[1], [17, 3, 65]] : [[1], [3, 1, 7, 8, 9], [65, 16, 17, 31, 33], [129]];
-    for (const lengths of packs) {
-      const rows = spansOf(lengths);
-      const tokens = lengths.reduce((a, b) => a + b);
-      const qkv = random.normals(tokens * columns(shape));
-      const dO = random.normals(tokens * shape.heads * shape.headDim);
-      const got = await run(qkv, shape, rows, dO);
-      assertClose(got.o, attentionOf(qkv, shape, rows), `${variant}, rows ${lengths}`, 2e-6);
-      assertClose(got.dqkv, attentionGradOf(qkv, shape, rows, dO), `${variant}, rows ${lengths}: gradient`, 5e-6);
-    }
-  }));
+  test(`${name}: packed rows of odd lengths equal the float64 reference`, () =>
+    onEachVariant(async (variant) => {
+      if (tooSlow(shape)) return;
+      const random = seeded(shape.headDim);
+      const packs = shape.headDim === 64 ? [[1], [17, 3, 65]] : [[1], [3, 1, 7, 8, 9], [65, 16, 17, 31, 33], [129]];
+      for (const lengths of packs) {
+        const rows = spansOf(lengths);
+        const tokens = lengths.reduce((a, b) => a + b);
+        const qkv = random.normals(tokens * columns(shape));
+        const dO = random.normals(tokens * shape.heads * shape.headDim);
+        const got = await run(qkv, shape, rows, dO);
+        assertClose(got.o, attentionOf(qkv, shape, rows), `${variant}, rows ${lengths}`, 2e-6);
+        assertClose(got.dqkv, attentionGradOf(qkv, shape, rows, dO), `${variant}, rows ${lengths}: gradient`, 5e-6);
+      }
+    }));
 }
 
 const SHAPE = SHAPES[0];
 
-test('scores of ±1e4 give a hard choice and finite gradients', () => onEachVariant(async (variant) => {
-  const random = seeded(7);
-  const rows = spansOf([9, 20]);
-  const qkv = random.normals(29 * columns(SHAPE), 100);
-  const dO = random.normals(29 * SHAPE.heads * SHAPE.headDim);
-  const got = await run(qkv, SHAPE, rows, dO);
-  assertClose(got.o, attentionOf(qkv, SHAPE, rows), variant, 1e-4);
-  assertClose(got.dqkv, attentionGradOf(qkv, SHAPE, rows, dO), `${variant}: gradient`, 1e-3);
-}));
+test('scores of ±1e4 give a hard choice and finite gradients', () =>
+  onEachVariant(async (variant) => {
+    const random = seeded(7);
+    const rows = spansOf([9, 20]);
+    const qkv = random.normals(29 * columns(SHAPE), 100);
+    const dO = random.normals(29 * SHAPE.heads * SHAPE.headDim);
+    const got = await run(qkv, SHAPE, rows, dO);
+    assertClose(got.o, attentionOf(qkv, SHAPE, rows), variant, 1e-4);
+    assertClose(got.dqkv, attentionGradOf(qkv, SHAPE, rows, dO), `${variant}: gradient`, 1e-3);
+  }));
 
 test('a row has the same bits wherever it lies in a pack and whatever is beside it; a run repeats', () =>
   onEachVariant(async (variant) => {
@@ -73,7 +79,12 @@ test('a row has the same bits wherever it lies in a pack and whatever is beside 
     const own = { qkv: random.normals(length * cols), dO: random.normals(length * width) };
     const alone = await run(own.qkv, SHAPE, spansOf([length]), own.dO);
     assert.equal(await run(own.qkv, SHAPE, spansOf([length]), own.dO), alone, 'repeats');
-    for (const [before, after] of [[[1], []], [[5, 64], [3]], [[], [129, 2]], [[13, 50, 7], [7]]]) {
+    for (const [before, after] of [
+      [[1], []],
+      [[5, 64], [3]],
+      [[], [129, 2]],
+      [[13, 50, 7], [7]],
+    ]) {
       const start = before.reduce((a, b) => a + b, 0);
       const tokens = start + length + after.reduce((a, b) => a + b, 0);
       const qkv = random.normals(tokens * cols);
@@ -82,27 +93,40 @@ test('a row has the same bits wherever it lies in a pack and whatever is beside 
       dO.set(own.dO, start * width);
       const packed = await run(qkv, SHAPE, spansOf([...before, length, ...after]), dO);
       assert.equal(packed.o.slice(start * width, (start + length) * width), alone.o, `${variant}, after ${before}`);
-      assert.equal(packed.dqkv.slice(start * cols, (start + length) * cols), alone.dqkv, `${variant}, after ${before}: gradient`);
+      assert.equal(
+        packed.dqkv.slice(start * cols, (start + length) * cols),
+        alone.dqkv,
+        `${variant}, after ${before}: gradient`,
+      );
     }
   }));
 
-test('a query does not see what comes after it', () => onEachVariant(async (variant) => {
-  const random = seeded(10);
-  const [cols, width] = [columns(SHAPE), SHAPE.heads * SHAPE.headDim];
-  const qkv = random.normals(40 * cols);
-  const dO = new Float32Array(40 * width);
-  const whole = await run(qkv, SHAPE, spansOf([40]), dO);
-  const cut = await run(qkv.slice(0, 21 * cols), SHAPE, spansOf([21]), dO.slice(0, 21 * width));
-  assert.equal(whole.o.slice(0, 21 * width), cut.o, variant);
-}));
+test('a query does not see what comes after it', () =>
+  onEachVariant(async (variant) => {
+    const random = seeded(10);
+    const [cols, width] = [columns(SHAPE), SHAPE.heads * SHAPE.headDim];
+    const qkv = random.normals(40 * cols);
+    const dO = new Float32Array(40 * width);
+    const whole = await run(qkv, SHAPE, spansOf([40]), dO);
+    const cut = await run(qkv.slice(0, 21 * cols), SHAPE, spansOf([21]), dO.slice(0, 21 * width));
+    assert.equal(whole.o.slice(0, 21 * width), cut.o, variant);
+  }));
 
 test('the reference’s gradient is its finite difference', () => {
   const random = seeded(12);
   const rows = spansOf([1, 4]);
-  for (const shape of [{ heads: 4, kvHeads: 2, headDim: 2 }, { heads: 3, kvHeads: 1, headDim: 3 }]) {
+  for (const shape of [
+    { heads: 4, kvHeads: 2, headDim: 2 },
+    { heads: 3, kvHeads: 1, headDim: 3 },
+  ]) {
     const qkv = random.normals(5 * columns(shape));
     const dO = random.normals(5 * shape.heads * shape.headDim);
-    assertClose(finiteDifference((x) => dot(dO, attentionOf(x, shape, rows)), qkv), attentionGradOf(qkv, shape, rows, dO), 'gradient', 1e-8);
+    assertClose(
+      finiteDifference((x) => dot(dO, attentionOf(x, shape, rows)), qkv),
+      attentionGradOf(qkv, shape, rows, dO),
+      'gradient',
+      1e-8,
+    );
   }
 });
 

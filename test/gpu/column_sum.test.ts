@@ -9,21 +9,42 @@ test.after(closeAfterTests);
 for (const kind of ['plain', 'normed', 'scaled'] as const) {
   test(`${kind}: adds the column sums at odd sizes, over more and fewer rows than a block`, async () => {
     const random = seeded(85);
-    for (const [rows, cols] of [[1, 1], [3, 7], [8, 9], [31, 33], [128, 4], [129, 65], [257, 43]]) {
-      const [dy, x, scale, before] = [random.normals(rows * cols), random.normals(rows * cols), random.normals(rows), random.normals(cols)];
+    for (const [rows, cols] of [
+      [1, 1],
+      [3, 7],
+      [8, 9],
+      [31, 33],
+      [128, 4],
+      [129, 65],
+      [257, 43],
+    ]) {
+      const [dy, x, scale, before] = [
+        random.normals(rows * cols),
+        random.normals(rows * cols),
+        random.normals(rows),
+        random.normals(cols),
+      ];
       const stats = random.normals(rows * 2);
       const grad = padded(before);
-      const terms = kind === 'plain' ? kind
-        : kind === 'scaled' ? { scale: column(scale) } : { x: matrix(x, cols), stats: matrix(stats, 2, 'f32', 2) };
+      const terms =
+        kind === 'plain'
+          ? kind
+          : kind === 'scaled'
+            ? { scale: column(scale) }
+            : { x: matrix(x, cols), stats: matrix(stats, 2, 'f32', 2) };
       const expected = Float64Array.from({ length: grad.rows }, (_, c) => (c < cols ? before[c] : 0));
       dy.forEach((d, i) => {
         const r = Math.floor(i / cols);
-        expected[i % cols] += d * (kind === 'plain' ? 1 : kind === 'scaled' ? scale[r] : (x[i] - stats[2 * r]) * stats[2 * r + 1]);
+        expected[i % cols] +=
+          d * (kind === 'plain' ? 1 : kind === 'scaled' ? scale[r] : (x[i] - stats[2 * r]) * stats[2 * r + 1]);
       });
       const DY = matrix(dy, cols);
       const [got] = await compute(() => columnSum(grad, DY, terms), [grad]);
       assertClose(got, expected, `${rows} × ${cols}`, 2e-6);
-      assert.ok(got.subarray(cols).every((v) => v === 0), 'padding stays zero');
+      assert.ok(
+        got.subarray(cols).every((v) => v === 0),
+        'padding stays zero',
+      );
     }
   });
 }

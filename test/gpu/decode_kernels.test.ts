@@ -6,16 +6,29 @@ import { NONE } from '../../src/gpu/ops/gather.ts';
 import { copy, record } from '../../src/gpu/program.ts';
 import { download, persistent, readFloats, upload, vector } from '../../src/gpu/tensor.ts';
 import { attentionOf } from '../reference/attention.ts';
-import { assertClose, closeAfterTests, column, compute, matrix, onEachVariant, openForTests, seeded } from './device.ts';
+import {
+  assertClose,
+  closeAfterTests,
+  column,
+  compute,
+  matrix,
+  onEachVariant,
+  openForTests,
+  seeded,
+} from './device.ts';
 
 test.before(openForTests);
 test.after(closeAfterTests);
 
-const SHAPES: HeadShape[] = [{ heads: 4, kvHeads: 2, headDim: 8 }, { heads: 3, kvHeads: 3, headDim: 10 }, { heads: 4, kvHeads: 1, headDim: 16 }];
+const SHAPES: HeadShape[] = [
+  { heads: 4, kvHeads: 2, headDim: 8 },
+  { heads: 3, kvHeads: 3, headDim: 10 },
+  { heads: 4, kvHeads: 1, headDim: 16 },
+];
 const LENGTH = 140;
 const SLOTS = 5;
 
-/** Fills caches with whole rows' keys and values, then asks the query of each row's last token. `rows` maps slots to qkv. */
+/** Fills caches with rows' keys and values, then asks each row's last query. `rows` maps slots to qkv. */
 async function lastQueries(shape: HeadShape, slots: number[], rows: Map<number, Float32Array>) {
   const { heads, kvHeads, headDim } = shape;
   const cols = (heads + 2 * kvHeads) * headDim;
@@ -37,7 +50,13 @@ async function lastQueries(shape: HeadShape, slots: number[], rows: Map<number, 
   const last = slots.map((s) => rows.get(s)?.slice(-cols) ?? new Float32Array(cols).fill(3));
   const positions = slots.map((s) => (rows.get(s) ? rows.get(s)!.length / cols - 1 : 0));
   const out = persistent(slots.length, heads * headDim);
-  const [tokens, queries] = [matrix(all, cols), matrix(last.flatMap((q) => [...q]), cols)];
+  const [tokens, queries] = [
+    matrix(all, cols),
+    matrix(
+      last.flatMap((q) => [...q]),
+      cols,
+    ),
+  ];
   const [tokenSlots, tokenPositions] = [column([...slotOf, NONE], 'u32'), column([...at, 0], 'u32')];
   const [querySlots, queryPositions] = [column(slots, 'u32'), column(positions, 'u32')];
   const [o] = await compute(() => {
@@ -53,7 +72,12 @@ for (const shape of SHAPES) {
       const { heads, kvHeads, headDim } = shape;
       const cols = (heads + 2 * kvHeads) * headDim;
       const random = seeded(headDim);
-      const lengths = new Map([[3, 1], [0, 7], [4, 65], [1, LENGTH]]);
+      const lengths = new Map([
+        [3, 1],
+        [0, 7],
+        [4, 65],
+        [1, LENGTH],
+      ]);
       const rows = new Map([...lengths].map(([slot, length]) => [slot, random.normals(length * cols)]));
       const order = [1, NONE, 4, 0, 3];
       const { o, cache } = await lastQueries(shape, order, rows);
@@ -61,7 +85,10 @@ for (const shape of SHAPES) {
       for (const [i, slot] of order.entries()) {
         const got = o.subarray(i * width, (i + 1) * width);
         if (slot === NONE) {
-          assert.ok(got.every((x) => x === 0), `${variant}: a row without a slot gives zeros`);
+          assert.ok(
+            got.every((x) => x === 0),
+            `${variant}: a row without a slot gives zeros`,
+          );
           continue;
         }
         const qkv = rows.get(slot)!;
@@ -73,9 +100,15 @@ for (const shape of SHAPES) {
       const keys = await readFloats(cache.keys);
       const kv = kvHeads * headDim;
       const written = rows.get(4)!;
-      assert.equal([...keys.subarray((4 * LENGTH + 9) * kv, (4 * LENGTH + 10) * kv)],
-        [...written.subarray(9 * cols + width, 9 * cols + width + kv)], 'keys as they were');
-      assert.ok(keys.subarray(2 * LENGTH * kv, 3 * LENGTH * kv).every((x) => x === 1e6), 'an idle slot stays as it was');
+      assert.equal(
+        [...keys.subarray((4 * LENGTH + 9) * kv, (4 * LENGTH + 10) * kv)],
+        [...written.subarray(9 * cols + width, 9 * cols + width + kv)],
+        'keys as they were',
+      );
+      assert.ok(
+        keys.subarray(2 * LENGTH * kv, 3 * LENGTH * kv).every((x) => x === 1e6),
+        'an idle slot stays as it was',
+      );
     }));
 }
 
@@ -84,7 +117,9 @@ test('a step takes token, position and key from each row’s slot', async () => 
   const input = { ids: vector(3), positions: vector(3), keys: persistent(3, 4) };
   const program = await record(() => decodeInput(column([2, NONE, 0], 'u32'), state, input)).ready();
   program.run();
-  const [ids, positions, keys] = (await download(input.ids, input.positions, input.keys)).map((b) => [...new Uint32Array(b)]);
+  const [ids, positions, keys] = (await download(input.ids, input.positions, input.keys)).map((b) => [
+    ...new Uint32Array(b),
+  ]);
   assert.equal(ids, [30, 0, 10]);
   assert.equal(positions, [6, 0, 4]);
   assert.equal(keys, [27, 28, 29, 22, 0, 0, 0, 0, 7, 8, 9, 2]);
@@ -94,7 +129,12 @@ test('drawn tokens move their slots on until an end token or the limit, and no f
   // token, position, key ×3, draw number, drawn, finished
   const slot = (at: number, drawn: number, finished = 0): number[] => [1, at, 7, 8, 9, drawn, drawn, finished];
   const state = matrix([...slot(4, 0), ...slot(9, 2), ...slot(5, 1, 2), ...slot(6, 0), ...slot(3, 1)], 8, 'u32');
-  const decode = { state, limits: column([3, 9, 9, 9, 2], 'u32'), ends: column([50, 60], 'u32'), drawn: matrix(new Array(20).fill(99), 4, 'u32') };
+  const decode = {
+    state,
+    limits: column([3, 9, 9, 9, 2], 'u32'),
+    ends: column([50, 60], 'u32'),
+    drawn: matrix(new Array(20).fill(99), 4, 'u32'),
+  };
   const rows = column([0, 1, 2, NONE, 4], 'u32');
   const next = column([11, 60, 13, 14, 15], 'u32');
   const program = await record(() => decodeAdvance(rows, next, decode)).ready();

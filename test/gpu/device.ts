@@ -26,7 +26,7 @@ export function lanesToTest(): Lanes[] {
   return subgroup ? [{ subgroup, workgroup: subgroup }, { subgroup, workgroup: 64 }, ...shared] : shared;
 }
 
-/** Runs `work` once for each form that kernels take by subgroup size: this adapter's own, and through workgroup memory. */
+/** Runs `work` for each form that kernels take by subgroup size: this adapter's own, and through workgroup memory. */
 export async function onEachVariant(work: (variant: string) => Promise<void>): Promise<void> {
   for (const subgroup of new Set([gpu().subgroup, 0])) await withSubgroup(subgroup, () => work(`subgroup ${subgroup}`));
 }
@@ -69,11 +69,15 @@ export function padded(values: ArrayLike<number>): Tensor {
 }
 
 /** The same rows with their padding columns. */
-export const withPadding = ({ buffer, rows, stride, offset }: Tensor): Tensor => new Tensor(buffer, rows, stride, stride, offset);
+export const withPadding = ({ buffer, rows, stride, offset }: Tensor): Tensor =>
+  new Tensor(buffer, rows, stride, stride, offset);
 
 /** A weight with a gradient of zeros. */
-export const parameter = (name: string, value: Tensor): Parameter & { grad: Tensor } =>
-  ({ name, value, grad: persistent(value.rows, value.cols, value.stride) });
+export const parameter = (name: string, value: Tensor): Parameter & { grad: Tensor } => ({
+  name,
+  value,
+  grad: persistent(value.rows, value.cols, value.stride),
+});
 
 /** Records `build`, runs it `times` times, and reads these tensors back as float32. */
 export async function compute(build: () => void, outputs: Tensor[], times = 1): Promise<Float32Array[]> {
@@ -106,13 +110,21 @@ export async function differentiate(op: (tape: Tape) => Tensor, dy: Tensor, inpu
     tape.done(y);
     tape.backward();
   }, []);
-  const values = (await download(withPadding(result), ...gradients.map(withPadding))).map((bytes) => new Float32Array(bytes));
-  return { y: unpadded(values[0], result, 'result'), gradients: gradients.map((g, i) => unpadded(values[i + 1], g, `gradient ${i}`)) };
+  const values = (await download(withPadding(result), ...gradients.map(withPadding))).map(
+    (bytes) => new Float32Array(bytes),
+  );
+  return {
+    y: unpadded(values[0], result, 'result'),
+    gradients: gradients.map((g, i) => unpadded(values[i + 1], g, `gradient ${i}`)),
+  };
 }
 
 /** Drops the padding columns of numbers read with `withPadding`; fails where they are not zero. */
 export function unpadded(values: Float32Array, { cols, stride }: Tensor, message: string): Float32Array {
-  assert.ok(values.every((x, i) => i % stride < cols || x === 0), `${message}: padding columns are zero`);
+  assert.ok(
+    values.every((x, i) => i % stride < cols || x === 0),
+    `${message}: padding columns are zero`,
+  );
   return values.filter((_, i) => i % stride < cols);
 }
 
@@ -131,7 +143,11 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
 
 /** Asserts ‖actual − expected‖ ≤ relative · ‖expected‖ (+ absolute · √n). */
 export function assertClose(
-  actual: ArrayLike<number>, expected: ArrayLike<number>, message: string, relative = 1e-5, absolute = 0,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  message: string,
+  relative = 1e-5,
+  absolute = 0,
 ): void {
   assert.is(actual.length, expected.length, `${message}: length`);
   const size = Math.sqrt(Array.from(expected).reduce((sum, x) => sum + x * x, 0));
@@ -143,8 +159,10 @@ export function assertClose(
       const off = Math.abs(actual[i] - expected[i]);
       if (!(off <= Math.abs(actual[worst] - expected[worst]))) worst = i;
     }
-    assert.unreachable(`${message}: off by ${error.toExponential(2)} (${allowed.toExponential(2)} allowed); ` +
-      `worst at ${worst}: ${actual[worst]} for ${expected[worst]}`);
+    assert.unreachable(
+      `${message}: off by ${error.toExponential(2)} (${allowed.toExponential(2)} allowed); ` +
+        `worst at ${worst}: ${actual[worst]} for ${expected[worst]}`,
+    );
   }
 }
 

@@ -22,9 +22,12 @@ const failure = (work: () => unknown): RunError => {
   throw new Error('nothing was thrown');
 };
 
-test('wrong WGSL: the pipeline’s error names the kernel and its constants, and the device counts as failed', async () => {
+test('wrong WGSL: the error names the kernel and its constants, and the device counts as failed', async () => {
   const broken = kernel('broken', '@compute @workgroup_size(1)\nfn main() { let x: u32 = ${VALUE}; }', { VALUE: -3 });
-  await broken.ready.then(() => assert.unreachable('compiled'), (error: Error) => assert.match(error.message, /kernel broken .*"VALUE":-3/));
+  await broken.ready.then(
+    () => assert.unreachable('compiled'),
+    (error: Error) => assert.match(error.message, /kernel broken .*"VALUE":-3/),
+  );
   await new Promise((resolve) => setTimeout(resolve, 50));
   assert.match(failure(checkDevice).message, /^GPU error: [^\n]*WGSL[^\n]*$/);
 });
@@ -40,7 +43,11 @@ test('an invalid command is reported at the next submission at the latest, in on
   const error = failure(() => step.run());
   assert.match(error.message, /^GPU error: /);
   assert.not.match(error.message, /\n/);
-  assert.is(failure(() => step.run()), error, 'and at every one after it');
+  assert.is(
+    failure(() => step.run()),
+    error,
+    'and at every one after it',
+  );
 });
 
 test('a fresh device after a failed one works', async () => {

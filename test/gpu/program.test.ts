@@ -6,7 +6,18 @@ import { matmul } from '../../src/gpu/ops/matmul.ts';
 import { clear, copy, f32, launch, record, runOnce } from '../../src/gpu/program.ts';
 import { renderTemplate } from '../../src/gpu/template.ts';
 import { addInto } from '../../src/gpu/tape.ts';
-import { arenaBytes, download, persistent, readFloats, release, scratch, stage, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
+import {
+  arenaBytes,
+  download,
+  persistent,
+  readFloats,
+  release,
+  scratch,
+  stage,
+  Tensor,
+  upload,
+  vector,
+} from '../../src/gpu/tensor.ts';
 import { tf } from '../../src/gpu/backend.ts';
 import { load, trainer, vectors, realRows, likelihoodRows } from '../model/golden.ts';
 import { assertClose, closeAfterTests, column, compute, matrix, openForTests, seeded, withPadding } from './device.ts';
@@ -32,10 +43,16 @@ test('a recorded step is replayed on whatever its buffers hold', async () => {
   });
   assert.is(program.result, y);
   await program.ready();
-  for (const values of [[2, 4, 6], [-1, 0, 1]]) {
+  for (const values of [
+    [2, 4, 6],
+    [-1, 0, 1],
+  ]) {
     upload(x, Float32Array.from(values));
     program.run();
-    assert.equal([...(await readFloats(y))], values.map((v) => 0.5 * v + 1));
+    assert.equal(
+      [...(await readFloats(y))],
+      values.map((v) => 0.5 * v + 1),
+    );
   }
 });
 
@@ -51,7 +68,13 @@ test('kernels, fillings and copies run in the order they were recorded in, dispa
   const program = await record(build).ready();
   assert.is(program.dispatches, 5);
   program.run();
-  assert.equal((await download(a, c)).map((bytes) => [...new Float32Array(bytes)]), [[21, 41, 61, 81], [21, 41, 61, 81]]);
+  assert.equal(
+    (await download(a, c)).map((bytes) => [...new Float32Array(bytes)]),
+    [
+      [21, 41, 61, 81],
+      [21, 41, 61, 81],
+    ],
+  );
 });
 
 test('several programs share one submission’s order, and runOnce does what it says', async () => {
@@ -96,14 +119,32 @@ test('misuse is refused where it is written', async () => {
     assert.throws(() => launch(kernel('scale', SCALE, { PLUS: 1 }), [x], [4, f32(1)], [1]), /takes 2 tensors, got 1/);
     assert.throws(() => copy(vector(1), x), /copy from a smaller tensor/);
     const many = gpu().adapter.limits.maxComputeWorkgroupsPerDimension + 1;
-    assert.throws(() => launch(kernel('scale', SCALE, { PLUS: 1 }), [x, vector(4)], [4, f32(1)], [many]), /workgroups are too many/);
+    assert.throws(
+      () => launch(kernel('scale', SCALE, { PLUS: 1 }), [x, vector(4)], [4, f32(1)], [many]),
+      /workgroups are too many/,
+    );
   });
-  assert.throws(() => record(() => { throw new Error('from the model'); }), /from the model/);
+  assert.throws(
+    () =>
+      record(() => {
+        throw new Error('from the model');
+      }),
+    /from the model/,
+  );
   await compute(() => scratch(1, 1), []); // a failed recording does not stay open
 });
 
 test('templates: statements, expressions and every type of constant', () => {
-  const source = ['//% if (ON) {', 'on ${NAME}', '//% } else {', 'off', '//% }', '//% for (let i = 0; i < N; i++) {', 'x${i * 2};', '//% }'].join('\n');
+  const source = [
+    '//% if (ON) {',
+    'on ${NAME}',
+    '//% } else {',
+    'off',
+    '//% }',
+    '//% for (let i = 0; i < N; i++) {',
+    'x${i * 2};',
+    '//% }',
+  ].join('\n');
   assert.is(renderTemplate(source, { ON: true, NAME: 'a', N: 2 }), 'on a\nx0;\nx2;\n');
   assert.is(renderTemplate(source, { ON: false, NAME: 'a', N: 1 }), 'off\nx0;\n');
 });
@@ -123,7 +164,12 @@ test('scratch tensors given back are used again, those still needed are not', ()
 
 test('tensors: strides, padding of zeros, ranges of rows, uploads of each type', async () => {
   const random = seeded(111);
-  for (const [rows, cols] of [[1, 1], [3, 7], [33, 43], [5, 8]]) {
+  for (const [rows, cols] of [
+    [1, 1],
+    [3, 7],
+    [33, 43],
+    [5, 8],
+  ]) {
     const values = random.normals(rows * cols);
     const t = matrix(values, cols);
     assert.is(t.stride, Math.ceil(cols / 4) * 4);
@@ -140,14 +186,19 @@ test('tensors: strides, padding of zeros, ranges of rows, uploads of each type',
   assert.throws(() => upload(ids, new Float32Array(4)), /4 values for 3 × 1/);
 });
 
-test('a model’s training step: its dispatches are counted, and 50 replays take no memory and make no kernel', async () => {
+test('50 replays of a model’s training step take no memory, make no kernel and give the same loss', async () => {
   const oracle = vectors('llama-tiny');
   const model = load('llama-tiny');
   const batch = likelihoodRows(realRows(oracle), (b, t) => oracle.labels[b][t] !== -100, oracle.n_label_tokens);
   const training = trainer(model);
   const first = await training.run([batch]);
-  const state = (): unknown => [arenaBytes(), compilation().created, tf.memory().numTensors, tf.memory().numBytes,
-    (tf.memory() as unknown as { numBytesInGPU: number }).numBytesInGPU];
+  const state = (): unknown => [
+    arenaBytes(),
+    compilation().created,
+    tf.memory().numTensors,
+    tf.memory().numBytes,
+    (tf.memory() as unknown as { numBytesInGPU: number }).numBytesInGPU,
+  ];
   const before = state();
   const made: number[] = [];
   const { device } = gpu();
@@ -181,7 +232,12 @@ test('a buffer seen through a view with an offset is read from there', async () 
   const view = new Tensor(all.buffer, 64, 1, 1, 256);
   const y = vector(64);
   const [got] = await compute(() => launch(kernel('scale', SCALE, { PLUS: 0 }), [view, y], [64, f32(2)], [1]), [y]);
-  assertClose(got, values.slice(64).map((v) => 2 * v), 'second half', 0);
+  assertClose(
+    got,
+    values.slice(64).map((v) => 2 * v),
+    'second half',
+    0,
+  );
 });
 
 test.run();

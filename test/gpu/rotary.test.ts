@@ -16,15 +16,27 @@ test.after(closeAfterTests);
 const CONTEXT = 200;
 const THETA = 1e4;
 const SHAPES: HeadShape[] = [
-  { heads: 4, kvHeads: 2, headDim: 4 }, { heads: 3, kvHeads: 3, headDim: 10 }, { heads: 4, kvHeads: 1, headDim: 16 },
+  { heads: 4, kvHeads: 2, headDim: 4 },
+  { heads: 3, kvHeads: 3, headDim: 10 },
+  { heads: 4, kvHeads: 1, headDim: 16 },
   { heads: 1, kvHeads: 1, headDim: 64 },
 ];
 
 /** qkv turned in place, and a gradient turned back. */
 async function turn(qkv: Float32Array, dy: Float32Array, shape: HeadShape, positions: number[]) {
   const cols = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
-  const table = matrix(rotaryTable({ context: CONTEXT, headDim: shape.headDim, ropeTheta: THETA } as ModelConfig), shape.headDim, 'f32', shape.headDim);
-  const [x, at, given, back] = [matrix(qkv, cols), column(positions, 'u32'), matrix(dy, cols), persistent(positions.length, cols)];
+  const table = matrix(
+    rotaryTable({ context: CONTEXT, headDim: shape.headDim, ropeTheta: THETA } as ModelConfig),
+    shape.headDim,
+    'f32',
+    shape.headDim,
+  );
+  const [x, at, given, back] = [
+    matrix(qkv, cols),
+    column(positions, 'u32'),
+    matrix(dy, cols),
+    persistent(positions.length, cols),
+  ];
   const [y, gradient] = await compute(() => {
     const tape = new Tape(true);
     tape.push([], () => copy(tape.take(x), back));
@@ -65,7 +77,12 @@ test('the reference’s gradient is its transpose: dy·R(x) = R⁻¹(dy)·x', ()
   const random = seeded(33);
   const shape = SHAPES[1];
   const [x, dy] = [random.normals(90), random.normals(90)];
-  assertClose([dot(dy, rotaryOf(x, shape, THETA, [3, 77]))], [dot(rotaryOf(dy, shape, THETA, [3, 77], -1), x)], 'transpose', 1e-12);
+  assertClose(
+    [dot(dy, rotaryOf(x, shape, THETA, [3, 77]))],
+    [dot(rotaryOf(dy, shape, THETA, [3, 77], -1), x)],
+    'transpose',
+    1e-12,
+  );
 });
 
 test.run();

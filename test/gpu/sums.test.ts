@@ -37,7 +37,10 @@ test('the gradient of the weighted negative log-likelihood is minus both weights
     const d = vector(M);
     const W = matrix(weights, 2, 'f32', 2);
     const [got] = await compute(() => likelihoodGradient(W, d), [d]);
-    assert.equal([...got], Array.from({ length: M }, (_, m) => -Math.fround(weights[2 * m] + weights[2 * m + 1])));
+    assert.equal(
+      [...got],
+      Array.from({ length: M }, (_, m) => -Math.fround(weights[2 * m] + weights[2 * m + 1])),
+    );
   }
 });
 

@@ -11,7 +11,14 @@ test.after(closeAfterTests);
 
 test('result and gradient equal the float64 reference at odd sizes', async () => {
   const random = seeded(51);
-  for (const [rows, width] of [[1, 4], [3, 8], [7, 12], [9, 36], [33, 108], [129, 4]]) {
+  for (const [rows, width] of [
+    [1, 4],
+    [3, 8],
+    [7, 12],
+    [9, 36],
+    [33, 108],
+    [129, 4],
+  ]) {
     const gateUp = random.normals(rows * 2 * width, 2);
     const dy = random.normals(rows * width);
     const x = matrix(gateUp, 2 * width);
@@ -37,7 +44,12 @@ test('a width that is no multiple of 4 is refused', async () => {
 test('the reference’s gradient is its finite difference', () => {
   const random = seeded(52);
   const [gateUp, dy] = [random.normals(24, 2), random.normals(12)];
-  assertClose(finiteDifference((x) => dot(dy, swigluOf(x, 4)), gateUp), swigluGradOf(gateUp, 4, dy), 'gradient', 1e-8);
+  assertClose(
+    finiteDifference((x) => dot(dy, swigluOf(x, 4)), gateUp),
+    swigluGradOf(gateUp, 4, dy),
+    'gradient',
+    1e-8,
+  );
 });
 
 test.run();

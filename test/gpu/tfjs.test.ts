@@ -45,7 +45,7 @@ test('stock matMul agrees with ours on the same numbers', async () => {
   stock.dispose();
 });
 
-test('our kernels read and write tfjs variables in place, in order with stock ops that have not been submitted', async () => {
+test('our kernels read and write tfjs variables in place, in order with stock ops not yet submitted', async () => {
   const random = seeded(122);
   const [x, y] = [random.normals(64), random.normals(64)];
   const variable = tf.variable(tf.tensor1d(x));
@@ -56,8 +56,18 @@ test('our kernels read and write tfjs variables in place, in order with stock op
   const squared = tf.square(variable); // a stock op on what our kernel wrote
   program.run(); // variable = x + 4y
   const expected = Array.from(x, (v, i) => v + 2 * y[i]);
-  assertClose(await squared.data(), expected.map((v) => v * v), 'square of the first sum', 1e-6);
-  assertClose(await readFloats(ours(variable, 16, 4)), Array.from(x, (v, i) => v + 4 * y[i]), 'second sum', 1e-6);
+  assertClose(
+    await squared.data(),
+    expected.map((v) => v * v),
+    'square of the first sum',
+    1e-6,
+  );
+  assertClose(
+    await readFloats(ours(variable, 16, 4)),
+    Array.from(x, (v, i) => v + 4 * y[i]),
+    'second sum',
+    1e-6,
+  );
   for (const t of [variable, other, doubled, squared]) t.dispose();
 });
 

@@ -13,13 +13,24 @@ test.before(openForTests);
 test.after(closeAfterTests);
 
 const config = (): ModelConfig => load('llama-tiny', {}).config;
-const rowOf = (length: number, first = 1): PackRow => ({ ids: Array.from({ length }, (_, i) => first + i), at: length > 1 ? [0, length - 2] : [0] });
+const rowOf = (length: number, first = 1): PackRow => ({
+  ids: Array.from({ length }, (_, i) => first + i),
+  at: length > 1 ? [0, length - 2] : [0],
+});
 
-test('rows lie one after the other; positions restart, picks point into the pack, padding is picked from nowhere', () => {
+test('rows lie one after the other; positions restart, picks point into the pack, not into padding', () => {
   const rows: PackRow[] = [
     { ids: [5, 6, 7], at: [1, 2], targets: [7, 9], weights: [0.5, 0.25], weights2: [0, 1], key: 40 },
     { ids: [8], at: [] },
-    { ids: [1, 2, 3, 4], segments: [[0, 1], [1, 3]], at: [3], key: 7 },
+    {
+      ids: [1, 2, 3, 4],
+      segments: [
+        [0, 1],
+        [1, 3],
+      ],
+      at: [3],
+      key: 7,
+    },
   ];
   const batch = packRows(rows, config());
   assert.equal([batch.tokens, batch.picks, batch.shape.tokens, batch.shape.picks], [8, 3, 32, 32]);
@@ -33,22 +44,29 @@ test('rows lie one after the other; positions restart, picks point into the pack
   assert.equal([...batch.keys.subarray(0, 6)], [40, 0, 40, 1, 40, 2]);
 });
 
-test('attention tiles cover every token once, never across rows or segments', () => onEachVariant(async (variant) => {
-  const cfg = config();
-  const { lanes, queries } = attentionTile(cfg.headDim);
-  for (const lengths of [[1], [3, 17, 31], [40, 16, 2, 33]]) {
-    const batch = packRows(lengths.map((n) => rowOf(n)), cfg);
-    const seen = new Array<number>(batch.shape.tokens).fill(0);
-    for (let i = 0; i < batch.tiles.length; i += 4) {
-      const [first, length, query] = batch.tiles.subarray(i, i + 3);
-      for (let t = query; t < Math.min(length, query + lanes * queries); t++) {
-        seen[first + t]++;
-        assert.is(batch.positions[first + t], t, variant);
+test('attention tiles cover every token once, never across rows or segments', () =>
+  onEachVariant(async (variant) => {
+    const cfg = config();
+    const { lanes, queries } = attentionTile(cfg.headDim);
+    for (const lengths of [[1], [3, 17, 31], [40, 16, 2, 33]]) {
+      const batch = packRows(
+        lengths.map((n) => rowOf(n)),
+        cfg,
+      );
+      const seen = new Array<number>(batch.shape.tokens).fill(0);
+      for (let i = 0; i < batch.tiles.length; i += 4) {
+        const [first, length, query] = batch.tiles.subarray(i, i + 3);
+        for (let t = query; t < Math.min(length, query + lanes * queries); t++) {
+          seen[first + t]++;
+          assert.is(batch.positions[first + t], t, variant);
+        }
       }
+      assert.ok(
+        seen.every((n) => n === 1),
+        `${variant}, rows ${lengths}`,
+      );
     }
-    assert.ok(seen.every((n) => n === 1), `${variant}, rows ${lengths}`);
-  }
-}));
+  }));
 
 test('sizes are rounded up to few buckets, and never below those asked for', () => {
   assert.equal([1, 32, 33, 256, 257, 1025, 8193].map(bucket), [32, 32, 64, 256, 320, 1152, 8704]);
@@ -63,12 +81,18 @@ test('a batch of any rows fits the tensors of its shape, also with short context
     for (const context of [1, 2, 7, 10, 16, 33, 64, 100]) {
       const cfg = { ...config(), context };
       for (const tokens of [32, 256, 1024, 2048]) {
-        const full = packRows(Array.from({ length: Math.ceil(tokens / context) }, () => rowOf(Math.min(context, tokens))), cfg);
+        const full = packRows(
+          Array.from({ length: Math.ceil(tokens / context) }, () => rowOf(Math.min(context, tokens))),
+          cfg,
+        );
         new BatchTensors(full.shape, cfg, true).upload(full);
         const padding = packRows([rowOf(1)], cfg, full.shape);
         new BatchTensors(padding.shape, cfg, false).upload(padding);
         const own = packRows([rowOf(1)], cfg, { tokens, picks: 32, rows: 16 });
-        assert.not.throws(() => new BatchTensors(own.shape, cfg, false).upload(own), `${variant}, context ${context}, ${tokens} tokens of padding`);
+        assert.not.throws(
+          () => new BatchTensors(own.shape, cfg, false).upload(own),
+          `${variant}, context ${context}, ${tokens} tokens of padding`,
+        );
       }
     }
   }));
@@ -83,15 +107,21 @@ test('tiles of an earlier, larger batch are gone after the next upload', async (
   const [tiles, runs] = (await download(input.tokens.tiles, input.tokens.idRuns!.runs)).map((b) => new Uint32Array(b));
   assert.equal([...tiles.subarray(0, small.tiles.length)], [...small.tiles]);
   assert.ok(tiles.subarray(small.tiles.length).every((x) => x === 0));
-  assert.equal([...runs.subarray(0, 16)], [1, 0, 1, 0, 2, 1, 2, 0, 3, 2, 3, 0, 0, 0, 0, 0], 'padding tokens have no gradient');
+  assert.equal(
+    [...runs.subarray(0, 16)],
+    [1, 0, 1, 0, 2, 1, 2, 0, 3, 2, 3, 0, 0, 0, 0, 0],
+    'padding tokens have no gradient',
+  );
 });
 
-test('tiles suit the device: as many lanes as a subgroup of 8 has, or as fit 16 KiB of workgroup memory', () => withSubgroup(0, async () => {
-  for (const headDim of [4, 10, 16, 64, 80, 128, 256]) {
-    const { lanes, queries } = attentionTile(headDim);
-    assert.ok(lanes % 8 === 0 && lanes >= 8 && queries === 1);
-    if (headDim <= 128) assert.ok(lanes * (2 * 16 * Math.ceil(headDim / 4) + 8) <= 16384, `${lanes} lanes for heads of ${headDim}`);
-  }
-}));
+test('tiles suit the device: as many lanes as a subgroup of 8 has, or as fit 16 KiB of workgroup memory', () =>
+  withSubgroup(0, async () => {
+    for (const headDim of [4, 10, 16, 64, 80, 128, 256]) {
+      const { lanes, queries } = attentionTile(headDim);
+      assert.ok(lanes % 8 === 0 && lanes >= 8 && queries === 1);
+      if (headDim <= 128)
+        assert.ok(lanes * (2 * 16 * Math.ceil(headDim / 4) + 8) <= 16384, `${lanes} lanes for heads of ${headDim}`);
+    }
+  }));
 
 test.run();

@@ -16,7 +16,12 @@ test.after(closeAfterTests);
 const LANGUAGE_MODELS = ['gpt2-tiny', 'llama-tiny', 'qwen2-tiny'];
 
 /** Every tensor's gradient to 1e-4 of its norm; tensors without any gradient (a bias of keys) to rounding. */
-function assertGradients(got: Map<string, Float32Array>, expected: (name: string) => ArrayLike<number>, model: Model, message: string): void {
+function assertGradients(
+  got: Map<string, Float32Array>,
+  expected: (name: string) => ArrayLike<number>,
+  model: Model,
+  message: string,
+): void {
   assert.equal([...got.keys()].sort(), model.weights.plan.map((t) => t.name).sort(), 'every parameter has a gradient');
   for (const [name, values] of got) assertClose(values, expected(name), `${message}: ${name}`, 1e-4, 5e-7);
 }
@@ -35,15 +40,26 @@ async function assertLogitsAndLogprobs(name: string): Promise<void> {
   const V = model.config.vocabSize;
   const expected = rows.flatMap(({ places }, b) => places.flatMap((t) => oracle.logits[b][t] as number[]));
   assertClose(logits.subarray(0, expected.length), expected, 'logits', 1e-5);
-  assert.ok(expected.every((x, i) => Math.abs(logits[i] - x) < 2e-4), 'every logit to 2e-4');
+  assert.ok(
+    expected.every((x, i) => Math.abs(logits[i] - x) < 2e-4),
+    'every logit to 2e-4',
+  );
   assert.is(expected.length % V, 0);
-  for (const [key, temperature] of [['logprobs', 1], ['logprobs_T0.7', 0.7]] as const) {
+  for (const [key, temperature] of [
+    ['logprobs', 1],
+    ['logprobs_T0.7', 0.7],
+  ] as const) {
     const packed = packRows(batch, model.config);
     const pass = await new Passes(model.decoder, { temperature }).run(packed);
     const stats = await readFloats(pass.stats);
     const wanted = rows.flatMap(({ places }, b) => places.slice(1).map((t) => oracle[key][b][t - 1] as number));
     assert.is(wanted.length, packed.picks);
-    assertClose(wanted.map((_, m) => stats[4 * m]), wanted, key, 1e-5);
+    assertClose(
+      wanted.map((_, m) => stats[4 * m]),
+      wanted,
+      key,
+      1e-5,
+    );
   }
 }
 
@@ -63,8 +79,10 @@ async function assertLossAndGradients(name: string): Promise<void> {
 }
 
 for (const name of LANGUAGE_MODELS) {
-  test(`${name}: logits and log-probabilities at two temperatures equal PyTorch’s, whatever the padding`, () => assertLogitsAndLogprobs(name));
-  test(`${name}: loss and every gradient equal PyTorch’s in one pass, in a pass a row and in two`, () => assertLossAndGradients(name));
+  test(`${name}: logits and log-probabilities at two temperatures equal PyTorch’s, whatever the padding`, () =>
+    assertLogitsAndLogprobs(name));
+  test(`${name}: loss and every gradient equal PyTorch’s in one pass, in a pass a row and in two`, () =>
+    assertLossAndGradients(name));
 
   test(`${name}: three AdamW steps end at PyTorch’s weights`, async () => {
     const { oracle, batch } = labelled(name);
@@ -72,7 +90,11 @@ for (const name of LANGUAGE_MODELS) {
     const { run } = trainer(model);
     const { config, loss_before_each_step_then_after: losses, grad_norm_before_clip: norms } = oracle.adamw3;
     const optimizer = new Optimizer('policy', model.weights, {
-      adamBeta1: config.beta1, adamBeta2: config.beta2, adamEps: config.eps, weightDecay: config.weight_decay, maxGradNorm: config.clip_grad_norm,
+      adamBeta1: config.beta1,
+      adamBeta2: config.beta2,
+      adamEps: config.eps,
+      weightDecay: config.weight_decay,
+      maxGradNorm: config.clip_grad_norm,
     });
     for (let step = 0; step < 3; step++) {
       assertClose([(await run([batch])).loss], [losses[step]], `loss before step ${step + 1}`, 2e-5);
@@ -84,7 +106,8 @@ for (const name of LANGUAGE_MODELS) {
     for (const [tensor, values] of await model.weights.save()) {
       const expected = after(tensor);
       // A key bias has no gradient but rounding, of which Adam makes whole steps: one learning rate each.
-      const keyBias = (i: number): boolean => /c_attn\.bias$/.test(tensor) ? Math.floor(i / model.config.width) === 1 : /k_proj\.bias$/.test(tensor);
+      const keyBias = (i: number): boolean =>
+        /c_attn\.bias$/.test(tensor) ? Math.floor(i / model.config.width) === 1 : /k_proj\.bias$/.test(tensor);
       let worse = 0;
       values.forEach((x, i) => {
         const off = Math.abs(x - expected[i]);
@@ -96,21 +119,29 @@ for (const name of LANGUAGE_MODELS) {
   });
 }
 
-test('kernels without subgroups: logits, loss and gradients of qwen2-tiny equal PyTorch’s', () => withSubgroup(0, async () => {
-  await assertLogitsAndLogprobs('qwen2-tiny');
-  await assertLossAndGradients('qwen2-tiny');
-}));
+test('kernels without subgroups: logits, loss and gradients of qwen2-tiny equal PyTorch’s', () =>
+  withSubgroup(0, async () => {
+    await assertLogitsAndLogprobs('qwen2-tiny');
+    await assertLossAndGradients('qwen2-tiny');
+  }));
 
 for (const name of ['gpt2-rm-tiny', 'llama-rm-tiny']) {
   test(`${name}: scores, K-wise loss and every gradient equal PyTorch’s`, async () => {
     const oracle = vectors(name);
     const model = load(name);
     const rows = realRows(oracle);
-    const batch = packRows(rows.map(({ ids }) => ({ ids, at: [ids.length - 1] })), model.config);
+    const batch = packRows(
+      rows.map(({ ids }) => ({ ids, at: [ids.length - 1] })),
+      model.config,
+    );
     const ranks: number[][] = oracle.ranks;
     const firsts: number[] = [];
     ranks.reduce((first, r) => (firsts.push(first, r.length), first + r.length), 0);
-    assert.equal(oracle.prompt_and_answer_index, ranks.flatMap((r, p) => r.map((_, k) => [p, k])), 'responses lie prompt by prompt');
+    assert.equal(
+      oracle.prompt_and_answer_index,
+      ranks.flatMap((r, p) => r.map((_, k) => [p, k])),
+      'responses lie prompt by prompt',
+    );
     const strict = ranks.filter((r) => new Set(r).size > 1).length;
     const stats = persistent(ranks.length, 4);
     const io = {
@@ -130,18 +161,32 @@ for (const name of ['gpt2-rm-tiny', 'llama-rm-tiny']) {
     assertClose([ranks.reduce((sum, _, p) => sum + perPrompt[4 * p], 0) / strict], [oracle.loss], 'loss', 1e-5);
     const pairs = (part: number): number => ranks.reduce((sum, _, p) => sum + perPrompt[4 * p + part], 0);
     assertClose([pairs(2) / pairs(1)], [oracle.pair_accuracy], 'pair accuracy', 1e-6);
-    assertGradients(await model.weights.save(model.weights.chunks.map((c) => c.gradients!)), tensors(name, 'grads.safetensors'), model, 'K-wise');
+    assertGradients(
+      await model.weights.save(model.weights.chunks.map((c) => c.gradients!)),
+      tensors(name, 'grads.safetensors'),
+      model,
+      'K-wise',
+    );
   });
 }
 
-const VARIANTS = fixture('models/variants/expected.json').variants as Record<string, { results: { input_ids: number[]; logits: number[][] | number[] }[] }>;
+const VARIANTS = fixture('models/variants/expected.json').variants as Record<
+  string,
+  { results: { input_ids: number[]; logits: number[][] | number[] }[] }
+>;
 for (const [name, { results }] of Object.entries(VARIANTS)) {
-  test(`${name}: a layout from the hub gives transformers’ ${name.endsWith('rm') ? 'scores' : 'logits'}`, async () => {
+  test(`${name}: a layout from the hub gives transformers’ numbers`, async () => {
     const model = load(`variants/${name}`, {});
     const rows = results.map(({ input_ids: ids }) => ({ ids, at: [ids.length - 1] }));
     if (model.weights.head === 'reward') {
       const pass = await new Passes(model.decoder, { scale: model.scale }).run(packRows(rows, model.config));
-      assertClose((await readFloats(pass.scores)).slice(0, rows.length), results.flatMap((r) => r.logits as number[]), 'scores', 1e-5, 1e-5);
+      assertClose(
+        (await readFloats(pass.scores)).slice(0, rows.length),
+        results.flatMap((r) => r.logits as number[]),
+        'scores',
+        1e-5,
+        1e-5,
+      );
       return;
     }
     const { logits } = await forward(model, rows);
@@ -176,7 +221,13 @@ async function assertIndependent(name: string): Promise<void> {
   const { width, vocabSize } = model.config;
   const row = rowOf(1, 21);
   const others = [rowOf(2, 3), rowOf(3, 30), rowOf(4, 1), rowOf(5, 16), rowOf(6, 24)];
-  const packs = [[row], [row, ...others], [...others, row], [...others.slice(0, 2), row, others[2]], [...others, ...others, ...others, row]];
+  const packs = [
+    [row],
+    [row, ...others],
+    [...others, row],
+    [...others.slice(0, 2), row, others[2]],
+    [...others, ...others, ...others, row],
+  ];
   const inference = new Passes(model.decoder);
   const seen: { hidden: number[]; logits: number[]; stats: number[] }[] = [];
   for (const pack of packs) {
@@ -204,17 +255,32 @@ async function assertIndependent(name: string): Promise<void> {
 }
 
 for (const name of LANGUAGE_MODELS) {
-  test(`${name}: a row has the same bits beside any rows, anywhere in the pack, in any bucket, with and without gradients`, () => assertIndependent(name));
+  test(`${name}: a row has the same bits in any pack, place and bucket, with and without gradients`, () =>
+    assertIndependent(name));
 }
-test('qwen2-tiny without subgroups: a row has the same bits in any pack', () => withSubgroup(0, () => assertIndependent('qwen2-tiny')));
+test('qwen2-tiny without subgroups: a row has the same bits in any pack', () =>
+  withSubgroup(0, () => assertIndependent('qwen2-tiny')));
 
 test('segments of a row neither see nor shift one another', async () => {
   for (const name of ['gpt2-tiny', 'llama-tiny']) {
     const model = load(name, {});
     const [a, b] = [rowOf(1, 9), rowOf(2, 14)];
     const apart = await forward(model, [a, b]);
-    const packed = await forward(model, [{ ids: [...a.ids, ...b.ids], segments: [[0, 9], [9, 14]], at: [] }]);
-    assert.equal([...packed.logits.subarray(0, 23 * model.config.vocabSize)], [...apart.logits.subarray(0, 23 * model.config.vocabSize)], name);
+    const packed = await forward(model, [
+      {
+        ids: [...a.ids, ...b.ids],
+        segments: [
+          [0, 9],
+          [9, 14],
+        ],
+        at: [],
+      },
+    ]);
+    assert.equal(
+      [...packed.logits.subarray(0, 23 * model.config.vocabSize)],
+      [...apart.logits.subarray(0, 23 * model.config.vocabSize)],
+      name,
+    );
   }
 });
 
@@ -226,14 +292,18 @@ test('the same pass twice gives the same bits, gradients included', async () => 
     const again = { ...(await run([batch])), gradients: await gradients() };
     assert.is(again.loss, once.loss);
     assert.equal(again.stats, once.stats);
-    for (const [tensor, values] of once.gradients) assert.equal(again.gradients.get(tensor), values, `${name}: ${tensor}`);
+    for (const [tensor, values] of once.gradients)
+      assert.equal(again.gradients.get(tensor), values, `${name}: ${tensor}`);
   }
 });
 
 test('a row longer than the context is refused', async () => {
   const model = load('gpt2-tiny', {});
   const { context } = model.config;
-  assert.throws(() => packRows([rowOf(1, context + 1)], model.config), new RegExp(`${context + 1} tokens for a context of ${context}`));
+  assert.throws(
+    () => packRows([rowOf(1, context + 1)], model.config),
+    new RegExp(`${context + 1} tokens for a context of ${context}`),
+  );
   assert.is(packRows([rowOf(1, context)], model.config).tokens, context);
 });
 

@@ -12,7 +12,8 @@ import { fixture } from '../gpu/device.ts';
 const folder = (name: string): string => join(process.env.RLHF_ROOT!, 'test/fixtures/models', name);
 
 /** A model of test/fixtures/models. */
-export const load = (name: string, options: LoadOptions = { trainable: true }): Model => loadModel(folder(name), options);
+export const load = (name: string, options: LoadOptions = { trainable: true }): Model =>
+  loadModel(folder(name), options);
 
 /** oracle/vectors.json of such a model. */
 export const vectors = (name: string): any => fixture(`models/${name}/oracle/vectors.json`);
@@ -24,16 +25,29 @@ export function tensors(name: string, file: string): (tensor: string) => Float32
 }
 
 /** A padded row's real tokens, and where they stood. */
-export interface RealRow { ids: number[]; places: number[] }
+export interface RealRow {
+  ids: number[];
+  places: number[];
+}
 
-export const realRows = ({ input_ids, attention_mask }: { input_ids: number[][]; attention_mask: number[][] }): RealRow[] =>
+export const realRows = ({
+  input_ids,
+  attention_mask,
+}: {
+  input_ids: number[][];
+  attention_mask: number[][];
+}): RealRow[] =>
   input_ids.map((row, b) => {
     const places = row.map((_, t) => t).filter((t) => attention_mask[b][t]);
     return { ids: places.map((t) => row[t]), places };
   });
 
 /** Every token but the first as a target; `counts` says which weigh 1/total in the loss, by their place. */
-export function likelihoodRows(rows: RealRow[], counts: (row: number, place: number) => boolean, total: number): PackRow[] {
+export function likelihoodRows(
+  rows: RealRow[],
+  counts: (row: number, place: number) => boolean,
+  total: number,
+): PackRow[] {
   return rows.map(({ ids, places }, b) => ({
     ids,
     at: ids.slice(1).map((_, i) => i),

@@ -7,12 +7,20 @@ export interface Span {
 }
 
 /** Softmax of query `t`'s scores against the keys up to it, for head `h` of a row. */
-function probabilities(qkv: ArrayLike<number>, cols: number, { heads, kvHeads, headDim }: HeadShape, row: Span, t: number, h: number) {
+function probabilities(
+  qkv: ArrayLike<number>,
+  cols: number,
+  { heads, kvHeads, headDim }: HeadShape,
+  row: Span,
+  t: number,
+  h: number,
+) {
   const kcol = (heads + Math.floor(h / (heads / kvHeads))) * headDim;
   const scores: number[] = [];
   for (let j = 0; j <= t; j++) {
     let dot = 0;
-    for (let d = 0; d < headDim; d++) dot += qkv[(row.first + t) * cols + h * headDim + d] * qkv[(row.first + j) * cols + kcol + d];
+    for (let d = 0; d < headDim; d++)
+      dot += qkv[(row.first + t) * cols + h * headDim + d] * qkv[(row.first + j) * cols + kcol + d];
     scores.push(dot / Math.sqrt(headDim));
   }
   const top = Math.max(...scores);
@@ -42,7 +50,12 @@ export function attentionOf(qkv: ArrayLike<number>, shape: HeadShape, rows: read
 }
 
 /** Gradient of Σ dO·o with respect to qkv. */
-export function attentionGradOf(qkv: ArrayLike<number>, shape: HeadShape, rows: readonly Span[], dO: ArrayLike<number>): Float64Array {
+export function attentionGradOf(
+  qkv: ArrayLike<number>,
+  shape: HeadShape,
+  rows: readonly Span[],
+  dO: ArrayLike<number>,
+): Float64Array {
   const { heads, kvHeads, headDim } = shape;
   const cols = (heads + 2 * kvHeads) * headDim;
   const width = heads * headDim;

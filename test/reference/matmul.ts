@@ -1,12 +1,20 @@
 import type { Mode } from '../../src/gpu/ops/matmul.ts';
 
 /** op(A)·op(B) [M,N] in float64, for dense A and B laid out as `mode` says. */
-export function matmulOf(mode: Mode, a: ArrayLike<number>, b: ArrayLike<number>, m: number, n: number, k: number): Float64Array {
+export function matmulOf(
+  mode: Mode,
+  a: ArrayLike<number>,
+  b: ArrayLike<number>,
+  m: number,
+  n: number,
+  k: number,
+): Float64Array {
   const c = new Float64Array(m * n);
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < n; j++) {
       let sum = 0;
-      for (let x = 0; x < k; x++) sum += (mode === 'tn' ? a[x * m + i] : a[i * k + x]) * (mode === 'nt' ? b[j * k + x] : b[x * n + j]);
+      for (let x = 0; x < k; x++)
+        sum += (mode === 'tn' ? a[x * m + i] : a[i * k + x]) * (mode === 'nt' ? b[j * k + x] : b[x * n + j]);
       c[i * n + j] = sum;
     }
   }
@@ -18,7 +26,7 @@ export function erf(x: number): number {
   const a = Math.abs(x);
   if (a > 3) {
     let f = 0;
-    for (let i = 60; i > 0; i--) f = (i / 2) / (a + f);
+    for (let i = 60; i > 0; i--) f = i / 2 / (a + f);
     return Math.sign(x) * (1 - Math.exp(-a * a) / ((a + f) * Math.sqrt(Math.PI)));
   }
   let term = x;

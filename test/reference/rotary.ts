@@ -1,11 +1,16 @@
 import type { HeadShape } from '../../src/gpu/ops/attention.ts';
 
 /**
- * Queries and keys of qkv [N, (H + 2·kv)·D] turned by `position · theta^(−2i/D)` in the half-split form (Su et al. 2021),
+ * Queries and keys of qkv [N, (H + 2·kv)·D] turned by `position · theta^(−2i/D)`, half-split (Su et al. 2021),
  * values as they are; `sign` −1 turns back. Angles in float64, not from a table.
  */
-export function rotaryOf(qkv: ArrayLike<number>, { heads, kvHeads, headDim }: HeadShape, theta: number,
-  positions: ArrayLike<number>, sign = 1): Float64Array {
+export function rotaryOf(
+  qkv: ArrayLike<number>,
+  { heads, kvHeads, headDim }: HeadShape,
+  theta: number,
+  positions: ArrayLike<number>,
+  sign = 1,
+): Float64Array {
   const cols = (heads + 2 * kvHeads) * headDim;
   const half = headDim / 2;
   const out = Float64Array.from(qkv);

@@ -10,7 +10,10 @@ test('every epoch passes over all items once, in its own order; its last batch m
   assert.is(order.totalSteps, 18);
   const epochs = [0, 1, 2].map((epoch) => [0, 1, 2, 3, 4, 5].map((i) => order.batch(6 * epoch + i)));
   for (const epoch of epochs) {
-    assert.equal(epoch.map((b) => b.length), [8, 8, 8, 8, 8, 3]);
+    assert.equal(
+      epoch.map((b) => b.length),
+      [8, 8, 8, 8, 8, 3],
+    );
     assert.equal(sorted(epoch.flat()), [...Array(43).keys()]);
   }
   assert.is.not(epochs[0].flat().join(), epochs[1].flat().join());
@@ -30,7 +33,10 @@ test('a batch is a function of the seed and the step: a resumed run needs no sta
 
 test('without shuffling the order is the given one', () => {
   const order = new BatchOrder(5, 2, 2, { shuffle: false, seed: 1 });
-  assert.equal([0, 1, 2, 3].map((s) => order.batch(s)), [[0, 1], [2, 3], [4], [0, 1]]);
+  assert.equal(
+    [0, 1, 2, 3].map((s) => order.batch(s)),
+    [[0, 1], [2, 3], [4], [0, 1]],
+  );
 });
 
 test('parts of an epoch, batches larger than the data, one item', () => {

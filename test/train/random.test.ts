@@ -2,7 +2,16 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Purpose, RandomStream } from '../../src/train/random.ts';
 
-const PURPOSES: Purpose[] = ['shuffle', 'initialise', 'subset', 'bootstrap', 'prompts', 'pretrain', 'minibatch', 'head'];
+const PURPOSES: Purpose[] = [
+  'shuffle',
+  'initialise',
+  'subset',
+  'bootstrap',
+  'prompts',
+  'pretrain',
+  'minibatch',
+  'head',
+];
 const bits = (stream: RandomStream, n: number): number[] => Array.from({ length: n }, () => stream.bits());
 
 test('the same names give the same numbers', () => {
@@ -13,7 +22,9 @@ test('streams differ by seed (all 53 bits of it), purpose and both numbers', () 
   const streams = [
     ...PURPOSES.map((p) => new RandomStream(1, p)),
     ...[0, 2, 2 ** 32, 2 ** 32 + 1, 2 ** 52 + 1].map((seed) => new RandomStream(seed, 'shuffle')),
-    new RandomStream(1, 'shuffle', 1), new RandomStream(1, 'shuffle', 0, 1), new RandomStream(1, 'shuffle', 1, 1),
+    new RandomStream(1, 'shuffle', 1),
+    new RandomStream(1, 'shuffle', 0, 1),
+    new RandomStream(1, 'shuffle', 1, 1),
   ];
   // 64 numbers of 32 bits from each: among so many, a pair that agrees anywhere would be a chance of 1e-4.
   const all = streams.flatMap((s) => bits(s, 64));
@@ -52,14 +63,22 @@ test('normal numbers have mean 0, variance 1 and a normal’s fourth moment', ()
   const x = Array.from({ length: n }, () => stream.normal());
   const moment = (k: number): number => x.reduce((sum, v) => sum + v ** k, 0) / n;
   assert.ok(x.every(Number.isFinite));
-  for (const [k, expected, spread] of [[1, 0, 1], [2, 1, 2], [3, 0, 15], [4, 3, 96]]) {
+  for (const [k, expected, spread] of [
+    [1, 0, 1],
+    [2, 1, 2],
+    [3, 0, 15],
+    [4, 3, 96],
+  ]) {
     assert.ok(Math.abs(moment(k) - expected) < 5 * Math.sqrt(spread / n), `moment ${k}: ${moment(k)}`);
   }
 });
 
 test('permutations hold everything once and every order equally often', () => {
   assert.equal([...new RandomStream(1, 'shuffle').permutation(0)], []);
-  assert.equal([...new RandomStream(1, 'shuffle').permutation(100)].sort((a, b) => a - b), [...Array(100).keys()]);
+  assert.equal(
+    [...new RandomStream(1, 'shuffle').permutation(100)].sort((a, b) => a - b),
+    [...Array(100).keys()],
+  );
   const counts = new Map<string, number>();
   for (let i = 0; i < 6000; i++) {
     const order = new RandomStream(2, 'shuffle', i).permutation(3).join();

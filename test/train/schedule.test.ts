@@ -4,8 +4,15 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { multiplier, ppoMultiplier, type Schedule } from '../../src/train/schedule.ts';
 
-interface Golden { name: string; warmup_steps: number; total_steps: number; lr_multiplier_by_step: number[] }
-const { schedules } = JSON.parse(readFileSync(join(process.env.RLHF_ROOT!, 'test/fixtures/optim/schedules.json'), 'utf8')) as { schedules: Golden[] };
+interface Golden {
+  name: string;
+  warmup_steps: number;
+  total_steps: number;
+  lr_multiplier_by_step: number[];
+}
+const { schedules } = JSON.parse(
+  readFileSync(join(process.env.RLHF_ROOT!, 'test/fixtures/optim/schedules.json'), 'utf8'),
+) as { schedules: Golden[] };
 
 const optionsOf = (s: Golden): { schedule: Schedule; warmup: number; totalSteps: number; minRatio: number } => ({
   schedule: s.name.startsWith('cosine') ? 'cosine' : s.name.startsWith('linear') ? 'linear' : 'constant',
