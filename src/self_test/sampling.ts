@@ -2,13 +2,13 @@ import { attentionOf } from '../../test/reference/attention.ts';
 import { keeps } from '../../test/reference/dropout.ts';
 import { filtered, inverseCdf, logSoftmax } from '../../test/reference/sampler.ts';
 import type { HeadShape } from '../gpu/ops/attention.ts';
-import { attentionDecode, cacheWrite, decodeAdvance, decodeInput } from '../gpu/ops/decode.ts';
+import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput } from '../gpu/ops/decode.ts';
 import { dropoutAdd } from '../gpu/ops/dropout.ts';
 import { NONE } from '../gpu/ops/gather.ts';
 import { philox, uniform24 } from '../gpu/ops/random.ts';
 import { sample, type SamplerSettings, samplerSettings } from '../gpu/ops/sampler.ts';
 import { copy } from '../gpu/program.ts';
-import { persistent, vector } from '../gpu/tensor.ts';
+import { persistent, type Tensor, vector } from '../gpu/tensor.ts';
 import { type Check, close, type KernelTest } from './check.ts';
 import { column, compute, matrix, numbers, words } from './on_device.ts';
 
@@ -67,30 +67,39 @@ async function checkSampler(filter: Partial<SamplerSettings>): Promise<Check[]> 
   return [close(`${what}: draws astray`, [astray], [0], 0), close(`${what}: log-probabilities`, logprobs, expected)];
 }
 
-/** Keys and values written in two goes, then one query a row: the last row of the whole's attention. */
+/**
+ * Keys and values written in two goes, and one slot's copied to another; then a query a slot: the last row of the whole's
+ * attention.
+ */
 async function checkDecodeAttention(): Promise<Check[]> {
   const shape: HeadShape = { heads: 4, kvHeads: 2, headDim: 16 };
-  const [slotCount, length] = [3, 100];
-  const lengths = [70, 1, 23];
+  const [slotCount, length] = [4, 100];
   const cols = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
+  const width = shape.heads * shape.headDim;
   const { normals } = numbers(19);
-  const slots = [2, 0, 1];
-  const rows = lengths.map((n) => normals(n * cols));
-  const cache = { keys: persistent(slotCount * length, 32), values: persistent(slotCount * length, 32) };
-  const past = lengths.flatMap((n, r) => Array.from({ length: n - 1 }, (_, t) => ({ r, t })));
-  const qkv = Float32Array.from(past.flatMap(({ r, t }) => [...rows[r].subarray(t * cols, (t + 1) * cols)]));
-  const last = Float32Array.from(lengths.flatMap((n, r) => [...rows[r].subarray((n - 1) * cols)]));
-  const [PAST, LAST] = [matrix(qkv, cols), matrix(last, cols)];
-  const [pastSlots, pastPositions] = [column(Uint32Array.from(past, ({ r }) => slots[r])), column(Uint32Array.from(past, ({ t }) => t))];
-  const [SLOTS, POSITIONS] = [column(Uint32Array.from(slots)), column(Uint32Array.from(lengths, (n) => n - 1))];
-  const out = persistent(rows.length, shape.heads * shape.headDim);
+  const rows = [[2, 70], [0, 1], [1, 23]].map(([slot, tokens]) => ({ slot, tokens, qkv: normals(tokens * cols) }));
+  const place = (): Tensor => persistent(slotCount * length, shape.kvHeads * shape.headDim);
+  const cache = { keys: place(), values: place() };
+  const past = rows.flatMap(({ slot, tokens, qkv }) =>
+    Array.from({ length: tokens - 1 }, (_, t) => ({ slot, t, qkv: qkv.subarray(t * cols, (t + 1) * cols) })),
+  );
+  const queries = [...rows, { ...rows[0], slot: 3 }];
+  const integers = (values: number[]): Tensor => column(Uint32Array.from(values));
+  const PAST = matrix(Float32Array.from(past.flatMap(({ qkv }) => [...qkv])), cols);
+  const LAST = matrix(Float32Array.from(queries.flatMap(({ tokens, qkv }) => [...qkv.subarray((tokens - 1) * cols)])), cols);
+  const [pastSlots, pastPositions] = [integers(past.map(({ slot }) => slot)), integers(past.map(({ t }) => t))];
+  const [slots, positions] = [integers(queries.map(({ slot }) => slot)), integers(queries.map(({ tokens }) => tokens - 1))];
+  const PAIRS = matrix(Uint32Array.from([2, 3, 69, 0, 1, 3, 0, 0]), 4); // the second pair is unused
+  const out = persistent(queries.length, width);
   const [got] = await compute(() => {
     cacheWrite(PAST, shape, pastSlots, pastPositions, cache, length);
-    cacheWrite(LAST, shape, SLOTS, POSITIONS, cache, length);
-    copy(attentionDecode(LAST, shape, SLOTS, POSITIONS, cache, length), out);
+    cacheCopy(PAIRS, shape, cache, length, 69);
+    cacheWrite(LAST, shape, slots, positions, cache, length);
+    copy(attentionDecode(LAST, shape, slots, positions, cache, length), out);
   }, [out]);
-  const width = shape.heads * shape.headDim;
-  const expected = rows.flatMap((row, r) => [...attentionOf(row, shape, [{ first: 0, length: lengths[r] }]).slice(-width)]);
+  const expected = queries.flatMap(({ tokens, qkv }) => [
+    ...attentionOf(qkv, shape, [{ first: 0, length: tokens }]).slice(-width),
+  ]);
   return [close('last queries', got, expected)];
 }
 
@@ -126,6 +135,6 @@ async function checkDecodeState(): Promise<Check[]> {
 export const samplingTests: KernelTest[] = [
   { name: 'dropout', kernels: ['dropout', 'random'], run: checkDropout },
   { name: 'sampler', kernels: ['sampler', 'random'], run: async () => (await Promise.all(FILTERS.map(checkSampler))).flat() },
-  { name: 'attention_decode', kernels: ['attention_decode', 'cache_write'], run: checkDecodeAttention },
+  { name: 'attention_decode', kernels: ['attention_decode', 'cache_write', 'cache_copy'], run: checkDecodeAttention },
   { name: 'decode_state', kernels: ['decode_input', 'decode_advance'], run: checkDecodeState },
 ];
