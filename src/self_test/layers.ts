@@ -1,7 +1,7 @@
-import { attentionGradOf, attentionOf } from '../../test/reference/attention.ts';
-import { normGradOf, normOf } from '../../test/reference/norm.ts';
-import { rotaryOf } from '../../test/reference/rotary.ts';
-import { swigluGradOf, swigluOf } from '../../test/reference/swiglu.ts';
+import { attentionGradOf, attentionOf } from './reference/attention.ts';
+import { normGradOf, normOf } from './reference/norm.ts';
+import { rotaryOf } from './reference/rotary.ts';
+import { swigluGradOf, swigluOf } from './reference/swiglu.ts';
 import { attention, attentionTiles, type HeadShape, rotary } from '../gpu/ops/attention.ts';
 import { norm } from '../gpu/ops/norm.ts';
 import { swiglu } from '../gpu/ops/swiglu.ts';

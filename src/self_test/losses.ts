@@ -1,5 +1,5 @@
-import { gaeOf, klRewardsOf, policyObjectiveOf, valueLossOf, whitenOf } from '../../test/reference/ppo.ts';
-import { rankingLossOf } from '../../test/reference/ranking.ts';
+import { gaeOf, klRewardsOf, policyObjectiveOf, valueLossOf, whitenOf } from './reference/ppo.ts';
+import { rankingLossOf } from './reference/ranking.ts';
 import { gae, klRewards, OBJECTIVE_STATS_LENGTH, policyObjective, ppoSettings, valueLoss, whiten } from '../gpu/ops/ppo.ts';
 import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
 import { persistent, vector } from '../gpu/tensor.ts';

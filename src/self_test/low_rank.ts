@@ -1,4 +1,4 @@
-import { matmulOf } from '../../test/reference/matmul.ts';
+import { matmulOf } from './reference/matmul.ts';
 import { expand, lowRankGradients, project } from '../gpu/ops/low_rank.ts';
 import { copy } from '../gpu/program.ts';
 import { persistent } from '../gpu/tensor.ts';

@@ -1,4 +1,4 @@
-import { gelu, geluGrad, matmulOf } from '../../test/reference/matmul.ts';
+import { gelu, geluGrad, matmulOf } from './reference/matmul.ts';
 import { matmul, type Mode, type Store } from '../gpu/ops/matmul.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type Check, close, type KernelTest } from './check.ts';

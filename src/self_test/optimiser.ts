@@ -1,4 +1,4 @@
-import { adamwStep, l2Norm } from '../../test/reference/adamw.ts';
+import { adamwStep, l2Norm } from './reference/adamw.ts';
 import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
 import { ema } from '../gpu/ops/ema.ts';
 import { record } from '../gpu/program.ts';

@@ -1,6 +1,6 @@
-import { attentionOf } from '../../test/reference/attention.ts';
-import { keeps } from '../../test/reference/dropout.ts';
-import { filtered, inverseCdf, logSoftmax } from '../../test/reference/sampler.ts';
+import { attentionOf } from './reference/attention.ts';
+import { keeps } from './reference/dropout.ts';
+import { filtered, inverseCdf, logSoftmax } from './reference/sampler.ts';
 import type { HeadShape } from '../gpu/ops/attention.ts';
 import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput } from '../gpu/ops/decode.ts';
 import { dropoutAdd } from '../gpu/ops/dropout.ts';

@@ -1,6 +1,6 @@
-import { embeddingGradOf, embeddingOf } from '../../test/reference/embedding.ts';
-import { logprobOf } from '../../test/reference/logprob.ts';
-import { matmulOf } from '../../test/reference/matmul.ts';
+import { embeddingGradOf, embeddingOf } from './reference/embedding.ts';
+import { logprobOf } from './reference/logprob.ts';
+import { matmulOf } from './reference/matmul.ts';
 import { embedding, occurrencesOf } from '../gpu/ops/embedding.ts';
 import { gather, NONE } from '../gpu/ops/gather.ts';
 import { scalarHead } from '../gpu/ops/scalar_head.ts';

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { adamw, type AdamSettings, gradientNorm, HYPER_LENGTH, hyperAt } from '../../src/gpu/ops/adamw.ts';
 import { record } from '../../src/gpu/program.ts';
 import { readFloats, upload, vector } from '../../src/gpu/tensor.ts';
-import { adamwStep, l2Norm } from '../reference/adamw.ts';
+import { adamwStep, l2Norm } from '../../src/self_test/reference/adamw.ts';
 import { assertClose, closeAfterTests, column, compute, fixture, lanesToTest, openForTests, seeded } from './device.ts';
 
 test.before(openForTests);

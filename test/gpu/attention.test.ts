@@ -4,7 +4,7 @@ import { gpu } from '../../src/gpu/device.ts';
 import { attention, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
 import type { Tape } from '../../src/gpu/tape.ts';
 import type { Tensor } from '../../src/gpu/tensor.ts';
-import { attentionGradOf, attentionOf, type Span } from '../reference/attention.ts';
+import { attentionGradOf, attentionOf, type Span } from '../../src/self_test/reference/attention.ts';
 import { dot, finiteDifference } from '../reference/finite_difference.ts';
 import { assertClose, closeAfterTests, differentiate, matrix, onEachVariant, openForTests, seeded } from './device.ts';
 

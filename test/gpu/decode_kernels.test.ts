@@ -5,7 +5,7 @@ import { attentionDecode, cacheWrite, decodeAdvance, decodeInput } from '../../s
 import { NONE } from '../../src/gpu/ops/gather.ts';
 import { copy, record } from '../../src/gpu/program.ts';
 import { download, persistent, readFloats, upload, vector } from '../../src/gpu/tensor.ts';
-import { attentionOf } from '../reference/attention.ts';
+import { attentionOf } from '../../src/self_test/reference/attention.ts';
 import {
   assertClose,
   closeAfterTests,

@@ -2,7 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type DropoutMask, dropout, dropoutAdd } from '../../src/gpu/ops/dropout.ts';
 import { persistent } from '../../src/gpu/tensor.ts';
-import { keeps } from '../reference/dropout.ts';
+import { keeps } from '../../src/self_test/reference/dropout.ts';
 import { assertClose, closeAfterTests, column, compute, matrix, openForTests, seeded } from './device.ts';
 
 test.before(openForTests);

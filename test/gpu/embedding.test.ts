@@ -2,7 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { embedding, type Occurrences, occurrencesOf } from '../../src/gpu/ops/embedding.ts';
 import { readFloats } from '../../src/gpu/tensor.ts';
-import { embeddingGradOf, embeddingOf } from '../reference/embedding.ts';
+import { embeddingGradOf, embeddingOf } from '../../src/self_test/reference/embedding.ts';
 import {
   assertClose,
   closeAfterTests,

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { matmul, type Mode, type Store } from '../../src/gpu/ops/matmul.ts';
 import { type Tensor, upload } from '../../src/gpu/tensor.ts';
 import { finiteDifference } from '../reference/finite_difference.ts';
-import { erf, gelu, geluGrad, matmulOf } from '../reference/matmul.ts';
+import { erf, gelu, geluGrad, matmulOf } from '../../src/self_test/reference/matmul.ts';
 import {
   assertClose,
   closeAfterTests,

@@ -4,7 +4,7 @@ import { norm } from '../../src/gpu/ops/norm.ts';
 import type { Tape } from '../../src/gpu/tape.ts';
 import { readFloats, type Tensor } from '../../src/gpu/tensor.ts';
 import { dot, finiteDifference } from '../reference/finite_difference.ts';
-import { normGradOf, type NormInput, normOf } from '../reference/norm.ts';
+import { normGradOf, type NormInput, normOf } from '../../src/self_test/reference/norm.ts';
 import {
   assertClose,
   closeAfterTests,

@@ -14,7 +14,7 @@ import {
 } from '../../src/gpu/ops/ppo.ts';
 import { type Lanes, wideLanes } from '../../src/gpu/ops/reduction.ts';
 import { persistent, vector } from '../../src/gpu/tensor.ts';
-import { gaeOf, klRewardsOf, policyObjectiveOf, valueLossOf, whitenOf } from '../reference/ppo.ts';
+import { gaeOf, klRewardsOf, policyObjectiveOf, valueLossOf, whitenOf } from '../../src/self_test/reference/ppo.ts';
 import {
   assertClose,
   closeAfterTests,

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { type Lanes, rowLanes } from '../../src/gpu/ops/reduction.ts';
 import { rankingLoss } from '../../src/gpu/ops/ranking_loss.ts';
 import { persistent, vector } from '../../src/gpu/tensor.ts';
-import { rankingLossOf } from '../reference/ranking.ts';
+import { rankingLossOf } from '../../src/self_test/reference/ranking.ts';
 import {
   assertClose,
   closeAfterTests,

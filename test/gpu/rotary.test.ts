@@ -7,7 +7,7 @@ import { persistent, scratch } from '../../src/gpu/tensor.ts';
 import { rotaryTable } from '../../src/model/decoder.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { dot } from '../reference/finite_difference.ts';
-import { rotaryOf } from '../reference/rotary.ts';
+import { rotaryOf } from '../../src/self_test/reference/rotary.ts';
 import { assertClose, closeAfterTests, column, compute, matrix, openForTests, seeded } from './device.ts';
 
 test.before(openForTests);

@@ -5,7 +5,7 @@ import { type Lanes, wideLanes } from '../../src/gpu/ops/reduction.ts';
 import { sample, type SamplerSettings, samplerSettings } from '../../src/gpu/ops/sampler.ts';
 import { record } from '../../src/gpu/program.ts';
 import { download, vector } from '../../src/gpu/tensor.ts';
-import { filtered, inverseCdf, logSoftmax } from '../reference/sampler.ts';
+import { filtered, inverseCdf, logSoftmax } from '../../src/self_test/reference/sampler.ts';
 import { assertClose, closeAfterTests, column, fixture, lanesToTest, matrix, openForTests, seeded } from './device.ts';
 
 interface Batch {

@@ -4,7 +4,7 @@ import { scalarHead } from '../../src/gpu/ops/scalar_head.ts';
 import { copy } from '../../src/gpu/program.ts';
 import { Tape } from '../../src/gpu/tape.ts';
 import { persistent, readFloats, vector } from '../../src/gpu/tensor.ts';
-import { matmulOf } from '../reference/matmul.ts';
+import { matmulOf } from '../../src/self_test/reference/matmul.ts';
 import {
   assertClose,
   closeAfterTests,

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { swiglu } from '../../src/gpu/ops/swiglu.ts';
 import { Tape } from '../../src/gpu/tape.ts';
 import { dot, finiteDifference } from '../reference/finite_difference.ts';
-import { swigluGradOf, swigluOf } from '../reference/swiglu.ts';
+import { swigluGradOf, swigluOf } from '../../src/self_test/reference/swiglu.ts';
 import { assertClose, closeAfterTests, compute, differentiate, matrix, openForTests, seeded } from './device.ts';
 
 test.before(openForTests);

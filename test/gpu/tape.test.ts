@@ -7,8 +7,8 @@ import { addInto, spread, Tape } from '../../src/gpu/tape.ts';
 import { gpu } from '../../src/gpu/device.ts';
 import { persistent, readFloats, scratch, type Tensor } from '../../src/gpu/tensor.ts';
 import { dot, finiteDifference } from '../reference/finite_difference.ts';
-import { gelu, matmulOf } from '../reference/matmul.ts';
-import { normOf } from '../reference/norm.ts';
+import { gelu, matmulOf } from '../../src/self_test/reference/matmul.ts';
+import { normOf } from '../../src/self_test/reference/norm.ts';
 import {
   assertClose,
   closeAfterTests,

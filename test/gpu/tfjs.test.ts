@@ -6,7 +6,7 @@ import { matmul } from '../../src/gpu/ops/matmul.ts';
 import { addInto } from '../../src/gpu/tape.ts';
 import { record } from '../../src/gpu/program.ts';
 import { persistent, readFloats, Tensor } from '../../src/gpu/tensor.ts';
-import { matmulOf } from '../reference/matmul.ts';
+import { matmulOf } from '../../src/self_test/reference/matmul.ts';
 import { assertClose, closeAfterTests, matrix, openForTests, seeded } from './device.ts';
 
 test.before(openForTests);

@@ -5,8 +5,8 @@ import { copy } from '../../src/gpu/program.ts';
 import { Tape } from '../../src/gpu/tape.ts';
 import { persistent, readFloats } from '../../src/gpu/tensor.ts';
 import { finiteDifference } from '../reference/finite_difference.ts';
-import { logprobOf } from '../reference/logprob.ts';
-import { matmulOf } from '../reference/matmul.ts';
+import { logprobOf } from '../../src/self_test/reference/logprob.ts';
+import { matmulOf } from '../../src/self_test/reference/matmul.ts';
 import {
   assertClose,
   closeAfterTests,

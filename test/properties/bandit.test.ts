@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { writeModel } from '../../src/files/model_folder.ts';
 import { tensorPlan, type ModelConfig } from '../../src/model/config.ts';
 import { fixture, seeded } from '../gpu/device.ts';
-import { logSoftmax } from '../reference/sampler.ts';
+import { logSoftmax } from '../../src/self_test/reference/sampler.ts';
 import { buildWholeProgram, jsonLines, metricsOf, type WholeProgram } from './program.ts';
 
 const ARMS = ['a', 'b', 'c', 'd', 'e'];

@@ -9,7 +9,7 @@ import { loadModel, type Model } from '../../src/model/load.ts';
 import { Passes } from '../../src/model/passes.ts';
 import { MODELS } from '../files/temporary.ts';
 import { assertClose, closeAfterTests, openForTests, seeded } from '../gpu/device.ts';
-import { inverseCdf } from '../reference/sampler.ts';
+import { inverseCdf } from '../../src/self_test/reference/sampler.ts';
 
 test.before(openForTests);
 test.after(closeAfterTests);

@@ -1,4 +1,4 @@
-import { philox } from '../../src/gpu/ops/random.ts';
+import { philox } from '../../gpu/ops/random.ts';
 
 /** 1 where the number (token, column) is kept, 0 where it is dropped: see kernels/dropout.wgsl. */
 export function keeps(

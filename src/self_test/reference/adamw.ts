@@ -1,4 +1,4 @@
-import type { AdamSettings } from '../../src/gpu/ops/adamw.ts';
+import type { AdamSettings } from '../../gpu/ops/adamw.ts';
 
 export const l2Norm = (...chunks: ArrayLike<number>[]): number =>
   Math.sqrt(chunks.reduce((sum, c) => sum + Array.from(c).reduce((s, x) => s + x * x, 0), 0));

@@ -1,4 +1,4 @@
-import type { HeadShape } from '../../src/gpu/ops/attention.ts';
+import type { HeadShape } from '../../gpu/ops/attention.ts';
 
 /**
  * Queries and keys of qkv [N, (H + 2·kv)·D] turned by `position · theta^(−2i/D)`, half-split (Su et al. 2021),

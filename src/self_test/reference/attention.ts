@@ -1,4 +1,4 @@
-import type { HeadShape } from '../../src/gpu/ops/attention.ts';
+import type { HeadShape } from '../../gpu/ops/attention.ts';
 
 /** A run of tokens that attend to one another. */
 export interface Span {

@@ -1,4 +1,4 @@
-import type { Mode } from '../../src/gpu/ops/matmul.ts';
+import type { Mode } from '../../gpu/ops/matmul.ts';
 
 /** op(A)·op(B) [M,N] in float64, for dense A and B laid out as `mode` says. */
 export function matmulOf(
