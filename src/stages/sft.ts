@@ -95,7 +95,8 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
       }
       return found;
     },
-    state: () => ({ selection }),
+    // Before the first selection there is nothing to keep: infinity has no place in JSON.
+    state: () => (selection.step > 0 ? { selection } : {}),
     restore: (state) => Object.assign(selection, state.selection),
     parts: [
       { name: 'model', weights: trained.parameters, flats: trained.flats },
