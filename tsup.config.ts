@@ -16,7 +16,10 @@ export default defineConfig({
   loader: loaders as Record<keyof typeof loaders, 'text'>,
   banner: {
     // For bundled CommonJS libraries that require Node's own modules.
-    js: '#!/usr/bin/env node\n' +
-      "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    js: [
+      '#!/usr/bin/env node',
+      "import { createRequire as __createRequire } from 'node:module';",
+      'const require = __createRequire(import.meta.url);',
+    ].join('\n'),
   },
 });

@@ -4,8 +4,8 @@
 //   npm run build:binary                                     dist/rlhf for this machine
 //   node scripts/build-binary.mjs --platform win32-x64       dist/rlhf-win32-x64.exe, assembled here; untested
 //
-// Options: --platform NAME (linux-x64, linux-arm64, darwin-arm64, win32-x64), --out FILE. Node comes from npm and is kept
-// in build/; nothing else is downloaded. Only Linux on x64 is tested; the others are put together in the same way and
+// Options: --platform NAME (linux-x64, linux-arm64, darwin-arm64, win32-x64), --out FILE. Node comes from npm and is
+// kept in build/; nothing else is downloaded. Only Linux on x64 is tested; the others are put together in the same way and
 // have never been started.
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -24,13 +24,18 @@ const { values } = parseArgs({
 });
 const { platform } = values;
 const known = Object.keys(platforms);
-for (const [what, name] of [['--platform', platform], ['this machine', host]]) {
+for (const [what, name] of [
+  ['--platform', platform],
+  ['this machine', host],
+]) {
   if (known.includes(name)) continue;
   console.error(`${what}: ${name} is none of ${known.join(', ')}`);
   process.exit(2);
 }
 const suffix = platform.startsWith('win32') ? '.exe' : '';
-const out = resolve(values.out ?? join(root, 'dist', platform === host ? `rlhf${suffix}` : `rlhf-${platform}${suffix}`));
+const out = resolve(
+  values.out ?? join(root, 'dist', platform === host ? `rlhf${suffix}` : `rlhf-${platform}${suffix}`),
+);
 const target = platforms[platform];
 
 const cache = join(root, 'build');
@@ -52,23 +57,35 @@ try {
     writeFileSync((assets[name] = join(work, name)), bytes);
   }
   assets['addon.json'] = join(work, 'addon.json');
-  writeFileSync(assets['addon.json'], JSON.stringify({ files: target.addon.map((p) => basename(p)), hash: hash.digest('hex') }));
+  writeFileSync(
+    assets['addon.json'],
+    JSON.stringify({ files: target.addon.map((p) => basename(p)), hash: hash.digest('hex') }),
+  );
 
   const made = join(work, `rlhf${suffix}`);
   const config = join(work, 'sea.json');
-  writeFileSync(config, JSON.stringify({
-    main: script,
-    output: made,
-    executable: node.executable,
-    disableExperimentalSEAWarning: true,
-    useCodeCache: platform === host, // compiled code fits only the processor and the Node that made it
-    execArgvExtension: 'none', // NODE_OPTIONS are meant for other programs
-    assets,
-  }));
+  writeFileSync(
+    config,
+    JSON.stringify({
+      main: script,
+      output: made,
+      executable: node.executable,
+      disableExperimentalSEAWarning: true,
+      useCodeCache: platform === host, // compiled code fits only the processor and the Node that made it
+      execArgvExtension: 'none', // NODE_OPTIONS are meant for other programs
+      assets,
+    }),
+  );
   execFileSync(builder.executable, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
   renameSync(made, out);
-  const licenses = [builder.license, ...['LICENSE.md', ...(target.licenses ?? [])].map((p) => join(root, 'node_modules/webgpu', p))];
-  writeFileSync(out.replace(/(\.exe)?$/, '.licenses.txt'), licenses.map((file) => readFileSync(file, 'utf8')).join('\n\n'));
+  const licenses = [
+    builder.license,
+    ...['LICENSE.md', ...(target.licenses ?? [])].map((p) => join(root, 'node_modules/webgpu', p)),
+  ];
+  writeFileSync(
+    out.replace(/(\.exe)?$/, '.licenses.txt'),
+    licenses.map((file) => readFileSync(file, 'utf8')).join('\n\n'),
+  );
 } finally {
   rmSync(work, { recursive: true, force: true });
 }

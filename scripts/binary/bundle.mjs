@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 
-/** Bundles `root`/src/binary/main.ts into `outfile`. Dawn's npm package stays out: src/binary/dawn.ts takes its place. */
+/** Bundles `root`/src/binary/main.ts into `outfile`, without Dawn's npm package: src/binary/dawn.ts takes its place. */
 export async function bundle(root, outfile, plugins = []) {
   await build({
     entryPoints: [join(root, 'src/binary/main.ts')],

@@ -21,7 +21,9 @@ export function stripElf(bytes) {
   const table = Number(bytes.readBigUInt64LE(40));
   const count = bytes.readUInt16LE(60);
   const names = bytes.readUInt16LE(62);
-  const sections = Array.from({ length: count }, (_, i) => bytes.subarray(table + i * SECTION, table + (i + 1) * SECTION));
+  const sections = Array.from({ length: count }, (_, i) =>
+    bytes.subarray(table + i * SECTION, table + (i + 1) * SECTION),
+  );
   const loaded = sections.map((section, i) => i === 0 || (section.readBigUInt64LE(8) & ALLOCATED) !== 0n);
   const kept = loaded.lastIndexOf(true) + 1;
   const end = endOfSegments(bytes);
@@ -36,7 +38,14 @@ export function stripElf(bytes) {
   header.writeBigUInt64LE(BigInt(end + nameBytes.length + padding.length), 40);
   header.writeUInt16LE(kept + 1, 60);
   header.writeUInt16LE(kept, 62);
-  return Buffer.concat([header, bytes.subarray(HEADER, end), nameBytes, padding, ...sections.slice(0, kept), nameSection]);
+  return Buffer.concat([
+    header,
+    bytes.subarray(HEADER, end),
+    nameBytes,
+    padding,
+    ...sections.slice(0, kept),
+    nameSection,
+  ]);
 }
 
 const offsetOf = (section) => Number(section.readBigUInt64LE(24));

@@ -12,7 +12,10 @@ export interface AddonFile {
 }
 
 /** The user's cache folder; undefined for a user without a home. */
-export function cacheFolder(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string | undefined {
+export function cacheFolder(
+  env: NodeJS.ProcessEnv = process.env,
+  platform: string = process.platform,
+): string | undefined {
   const { XDG_CACHE_HOME: xdg, LOCALAPPDATA: local } = env;
   if (xdg && isAbsolute(xdg)) return xdg;
   if (platform === 'win32' && local) return local;
@@ -62,8 +65,10 @@ export async function openAddon(files: readonly AddonFile[], hash: string, cache
   } finally {
     if (folder) await rm(folder, { recursive: true, force: true }).catch(() => undefined);
   }
-  throw new RunError(`cannot load Dawn: ${[...new Set(troubles)].map((text) => text.split('\n')[0]).join('; ')}`,
-    'it needs glibc 2.34 or newer, libstdc++6, and a folder that may hold programs: set XDG_CACHE_HOME to one');
+  throw new RunError(
+    `cannot load Dawn: ${[...new Set(troubles)].map((text) => text.split('\n')[0]).join('; ')}`,
+    'it needs glibc 2.34 or newer, libstdc++6, and a folder that may hold programs: set XDG_CACHE_HOME to one',
+  );
 }
 
 function load(path: string): unknown {

@@ -28,7 +28,7 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
   return size === 0 ? Infinity : Math.sqrt(difference / size);
 }
 
-/** float32 through a few thousand additions; the functions that WGSL leaves to the driver (exp, tanh) stay below too. */
+/** float32 through a few thousand additions; functions that WGSL leaves to the driver (exp, tanh) stay below too. */
 export const ROUNDING = 1e-5;
 
 /** Compares two tensors; `allowed` is 0 where the numbers must be equal. */

@@ -45,7 +45,10 @@ export function outcomeOf(name: string, result: readonly Check[] | Error): Outco
   const failed = result.find((check) => !passed(check));
   if (failed) {
     const { what, error, allowed } = failed;
-    return { ok: false, line: `FAIL ${name}: ${what}: error ${error.toExponential(1)}, ${allowed.toExponential(1)} allowed` };
+    return {
+      ok: false,
+      line: `FAIL ${name}: ${what}: error ${error.toExponential(1)}, ${allowed.toExponential(1)} allowed`,
+    };
   }
   return { ok: true, line: `ok ${name} ${Math.max(...result.map((check) => check.error)).toExponential(1)}` };
 }

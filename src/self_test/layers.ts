@@ -94,7 +94,14 @@ async function checkAdd(): Promise<Check[]> {
   const [a, b] = [normals(37 * 67), normals(37 * 67)];
   const [A, B] = [matrix(a, 67), matrix(b, 67)];
   const [sum] = await compute(() => addInto(A, B), [A]);
-  return [close('sum', sum, a.map((x, i) => x + b[i]), 0)];
+  return [
+    close(
+      'sum',
+      sum,
+      a.map((x, i) => x + b[i]),
+      0,
+    ),
+  ];
 }
 
 const each = async <T>(list: readonly T[], check: (item: T) => Promise<Check[]>): Promise<Check[]> =>

@@ -1,6 +1,14 @@
 import { gaeOf, klRewardsOf, policyObjectiveOf, valueLossOf, whitenOf } from './reference/ppo.ts';
 import { rankingLossOf } from './reference/ranking.ts';
-import { gae, klRewards, OBJECTIVE_STATS_LENGTH, policyObjective, ppoSettings, valueLoss, whiten } from '../gpu/ops/ppo.ts';
+import {
+  gae,
+  klRewards,
+  OBJECTIVE_STATS_LENGTH,
+  policyObjective,
+  ppoSettings,
+  valueLoss,
+  whiten,
+} from '../gpu/ops/ppo.ts';
 import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
 import { persistent, vector } from '../gpu/tensor.ts';
 import { type Check, close, type KernelTest } from './check.ts';
@@ -31,8 +39,16 @@ async function checkRanking(): Promise<Check[]> {
   const [gradient, stats] = await compute(() => rankingLoss(io), [io.dRewards, io.stats]);
   const expected = prompts.map((p) => rankingLossOf(p.rewards, p.ranks, p.margin));
   return [
-    close('loss and counts', stats, expected.flatMap((e) => [e.loss, e.pairs, e.correct, e.margins])),
-    close('gradient', gradient, expected.flatMap((e) => e.gradient.map((g) => g * weight))),
+    close(
+      'loss and counts',
+      stats,
+      expected.flatMap((e) => [e.loss, e.pairs, e.correct, e.margins]),
+    ),
+    close(
+      'gradient',
+      gradient,
+      expected.flatMap((e) => e.gradient.map((g) => g * weight)),
+    ),
   ];
 }
 
@@ -61,9 +77,21 @@ async function checkRewards(): Promise<Check[]> {
     return { rewards: own, ...gaeOf(own, part(values), SETTINGS.discount, SETTINGS.lambda) };
   });
   return [
-    close('rewards', got[0], episodes.flatMap((e) => e.rewards)),
-    close('advantages', got[1], episodes.flatMap((e) => e.advantages)),
-    close('returns', got[2], episodes.flatMap((e) => e.returns)),
+    close(
+      'rewards',
+      got[0],
+      episodes.flatMap((e) => e.rewards),
+    ),
+    close(
+      'advantages',
+      got[1],
+      episodes.flatMap((e) => e.advantages),
+    ),
+    close(
+      'returns',
+      got[2],
+      episodes.flatMap((e) => e.returns),
+    ),
   ];
 }
 
@@ -74,12 +102,18 @@ async function checkWhiten(): Promise<Check[]> {
   const mask = Float32Array.from({ length: M }, () => (below(4) > 0 ? 1 : 0));
   const kept = [...values].filter((_, i) => mask[i] === 1);
   const [x, m] = [column(values), column(mask)];
-  const both = await Promise.all([false, true].map(async (keepMean) => {
-    const [out, stats] = [vector(M), vector(4)];
-    const [got] = await compute(() => whiten({ values: x, mask: m, out, stats, keepMean }), [out]);
-    const expected = whitenOf(kept, keepMean).out;
-    return close(keepMean ? 'keeping the mean' : 'mean 0', [...got].filter((_, i) => mask[i] === 1), expected);
-  }));
+  const both = await Promise.all(
+    [false, true].map(async (keepMean) => {
+      const [out, stats] = [vector(M), vector(4)];
+      const [got] = await compute(() => whiten({ values: x, mask: m, out, stats, keepMean }), [out]);
+      const expected = whitenOf(kept, keepMean).out;
+      return close(
+        keepMean ? 'keeping the mean' : 'mean 0',
+        [...got].filter((_, i) => mask[i] === 1),
+        expected,
+      );
+    }),
+  );
   return both;
 }
 
@@ -94,8 +128,24 @@ async function checkObjectives(): Promise<Check[]> {
   const settings = column(ppoSettings(SETTINGS));
   const [dLogp, dValues] = [vector(M), vector(M)];
   const [policyStats, valueStats] = [vector(OBJECTIVE_STATS_LENGTH), vector(OBJECTIVE_STATS_LENGTH)];
-  const policy = { logp: column(logp), oldLogp: column(oldLogp), advantages: column(advantages), weights, settings, dLogp, stats: policyStats };
-  const value = { values: column(values), oldValues: column(oldValues), returns: column(returns), weights, settings, dValues, stats: valueStats };
+  const policy = {
+    logp: column(logp),
+    oldLogp: column(oldLogp),
+    advantages: column(advantages),
+    weights,
+    settings,
+    dLogp,
+    stats: policyStats,
+  };
+  const value = {
+    values: column(values),
+    oldValues: column(oldValues),
+    returns: column(returns),
+    weights,
+    settings,
+    dValues,
+    stats: valueStats,
+  };
   const build = (): void => {
     policyObjective(policy);
     valueLoss(value);

@@ -38,7 +38,11 @@ const products = [
   ),
 ];
 const added = (mode: Mode): Form => ({
-  what: `${mode}, added`, mode, size: WHOLE, store: () => ({ kind: 'add' }), result: (p, _, c) => p + c,
+  what: `${mode}, added`,
+  mode,
+  size: WHOLE,
+  store: () => ({ kind: 'add' }),
+  result: (p, _, c) => p + c,
 });
 const stores = (act: 'tanh' | 'erf', mode: Mode): Omit<Form, 'mode' | 'size'>[] => [
   {

@@ -30,7 +30,15 @@ async function checkAdamw(): Promise<Check[]> {
   }
   const moved = (await readFloats(values)).map((x, i) => x - start[i]);
   // What is compared is the change, 3e-3 of the weights, which float32 keeps to 2⁻²⁴ of themselves.
-  return [...checks, close('three steps', moved, expected.values.map((x, i) => x - start[i]), 1e-4)];
+  return [
+    ...checks,
+    close(
+      'three steps',
+      moved,
+      expected.values.map((x, i) => x - start[i]),
+      1e-4,
+    ),
+  ];
 }
 
 async function checkEma(): Promise<Check[]> {
@@ -38,7 +46,13 @@ async function checkEma(): Promise<Check[]> {
   const [a, b] = [normals(5004), normals(5004)];
   const [A, B, rate] = [column(a), column(b), column(Float32Array.of(0.0625))];
   const [average] = await compute(() => ema(A, B, rate), [A]);
-  return [close('average', average, a.map((x, i) => x + 0.0625 * (b[i] - x)))];
+  return [
+    close(
+      'average',
+      average,
+      a.map((x, i) => x + 0.0625 * (b[i] - x)),
+    ),
+  ];
 }
 
 export const optimiserTests: KernelTest[] = [

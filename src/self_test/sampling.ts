@@ -19,7 +19,12 @@ async function checkDropout(): Promise<Check[]> {
   const [x, residual] = [normals(rows * cols), normals(rows * cols)];
   const tokens = Array.from({ length: rows }, (_, i): [number, number] => [i * 977 + 3, i % 11]);
   const state: [number, number] = [4294967295, 17];
-  const mask = { tokens: matrix(Uint32Array.from(tokens.flat()), 2, 2), state: column(Uint32Array.from(state)), site, rate };
+  const mask = {
+    tokens: matrix(Uint32Array.from(tokens.flat()), 2, 2),
+    state: column(Uint32Array.from(state)),
+    site,
+    rate,
+  };
   const [X, R, out] = [matrix(x, cols), matrix(residual, cols), persistent(rows, cols)];
   const [got] = await compute(() => dropoutAdd(X, R, out, mask), [out]);
   const expected = x.map((value, i) => {
@@ -30,7 +35,12 @@ async function checkDropout(): Promise<Check[]> {
 }
 
 const FILTERS: Partial<SamplerSettings>[] = [
-  {}, { temperature: 0 }, { temperature: 0.5 }, { topK: 5 }, { topP: 0.75 }, { temperature: 1.5, topK: 40, topP: 0.875 },
+  {},
+  { temperature: 0 },
+  { temperature: 0.5 },
+  { topK: 5 },
+  { topP: 0.75 },
+  { temperature: 1.5, topK: 40, topP: 0.875 },
 ];
 
 /** Every draw must lie where the reference's cumulative sum has the row's random number, to rounding. */
@@ -68,8 +78,8 @@ async function checkSampler(filter: Partial<SamplerSettings>): Promise<Check[]> 
 }
 
 /**
- * Keys and values written in two goes, and one slot's copied to another; then a query a slot: the last row of the whole's
- * attention.
+ * Keys and values written in two goes, and one slot's copied to another; then a query a slot: the last row of
+ * the whole's attention.
  */
 async function checkDecodeAttention(): Promise<Check[]> {
   const shape: HeadShape = { heads: 4, kvHeads: 2, headDim: 16 };
@@ -77,7 +87,11 @@ async function checkDecodeAttention(): Promise<Check[]> {
   const cols = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
   const width = shape.heads * shape.headDim;
   const { normals } = numbers(19);
-  const rows = [[2, 70], [0, 1], [1, 23]].map(([slot, tokens]) => ({ slot, tokens, qkv: normals(tokens * cols) }));
+  const rows = [
+    [2, 70],
+    [0, 1],
+    [1, 23],
+  ].map(([slot, tokens]) => ({ slot, tokens, qkv: normals(tokens * cols) }));
   const place = (): Tensor => persistent(slotCount * length, shape.kvHeads * shape.headDim);
   const cache = { keys: place(), values: place() };
   const past = rows.flatMap(({ slot, tokens, qkv }) =>
@@ -86,9 +100,15 @@ async function checkDecodeAttention(): Promise<Check[]> {
   const queries = [...rows, { ...rows[0], slot: 3 }];
   const integers = (values: number[]): Tensor => column(Uint32Array.from(values));
   const PAST = matrix(Float32Array.from(past.flatMap(({ qkv }) => [...qkv])), cols);
-  const LAST = matrix(Float32Array.from(queries.flatMap(({ tokens, qkv }) => [...qkv.subarray((tokens - 1) * cols)])), cols);
+  const LAST = matrix(
+    Float32Array.from(queries.flatMap(({ tokens, qkv }) => [...qkv.subarray((tokens - 1) * cols)])),
+    cols,
+  );
   const [pastSlots, pastPositions] = [integers(past.map(({ slot }) => slot)), integers(past.map(({ t }) => t))];
-  const [slots, positions] = [integers(queries.map(({ slot }) => slot)), integers(queries.map(({ tokens }) => tokens - 1))];
+  const [slots, positions] = [
+    integers(queries.map(({ slot }) => slot)),
+    integers(queries.map(({ tokens }) => tokens - 1)),
+  ];
   const PAIRS = matrix(Uint32Array.from([2, 3, 69, 0, 1, 3, 0, 0]), 4); // the second pair is unused
   const out = persistent(queries.length, width);
   const [got] = await compute(() => {
@@ -106,13 +126,21 @@ async function checkDecodeAttention(): Promise<Check[]> {
 /** Four slots: one goes on, one ends at an end token, one reaches its limit, one was finished; a row has no slot. */
 async function checkDecodeState(): Promise<Check[]> {
   const END = 9;
-  const state = Uint32Array.from([
-    [5, 10, 100, 200, 300, 4, 0, 0], [6, 11, 101, 201, 301, 5, 1, 0], [7, 12, 102, 202, 302, 6, 2, 0], [8, 13, 103, 203, 303, 7, 1, 1],
-  ].flat());
+  const state = Uint32Array.from(
+    [
+      [5, 10, 100, 200, 300, 4, 0, 0],
+      [6, 11, 101, 201, 301, 5, 1, 0],
+      [7, 12, 102, 202, 302, 6, 2, 0],
+      [8, 13, 103, 203, 303, 7, 1, 1],
+    ].flat(),
+  );
   const rows = Uint32Array.from([3, 1, NONE, 0, 2]);
   const STATE = matrix(state, 8);
   const decode = {
-    state: STATE, limits: column(Uint32Array.from([3, 3, 3, 3])), ends: column(Uint32Array.from([END, 77])), drawn: persistent(4, 4),
+    state: STATE,
+    limits: column(Uint32Array.from([3, 3, 3, 3])),
+    ends: column(Uint32Array.from([END, 77])),
+    drawn: persistent(4, 4),
   };
   const input = { ids: vector(5), positions: vector(5), keys: persistent(5, 4) };
   const [ROWS, NEXT] = [column(rows), column(Uint32Array.from([40, END, 41, 42, 43]))];
@@ -125,16 +153,28 @@ async function checkDecodeState(): Promise<Check[]> {
     close('tokens fed', ids, [8, 6, 0, 5, 7], 0),
     close('positions', positions, [13, 11, 0, 10, 12], 0),
     close('keys', keys, [103, 203, 303, 7, 101, 201, 301, 5, 0, 0, 0, 0, 100, 200, 300, 4, 102, 202, 302, 6], 0),
-    close('state', after, [
-      [42, 11, 100, 200, 300, 5, 1, 0], [END, 12, 101, 201, 301, 6, 2, 1], [43, 13, 102, 202, 302, 7, 3, 2], [8, 13, 103, 203, 303, 7, 1, 1],
-    ].flat(), 0),
+    close(
+      'state',
+      after,
+      [
+        [42, 11, 100, 200, 300, 5, 1, 0],
+        [END, 12, 101, 201, 301, 6, 2, 1],
+        [43, 13, 102, 202, 302, 7, 3, 2],
+        [8, 13, 103, 203, 303, 7, 1, 1],
+      ].flat(),
+      0,
+    ),
     close('tokens drawn', drawn, [42, 0, 0, 0, 0, END, 0, 0, 0, 0, 43, 0, 0, 0, 0, 0], 0),
   ];
 }
 
 export const samplingTests: KernelTest[] = [
   { name: 'dropout', kernels: ['dropout', 'random'], run: checkDropout },
-  { name: 'sampler', kernels: ['sampler', 'random'], run: async () => (await Promise.all(FILTERS.map(checkSampler))).flat() },
+  {
+    name: 'sampler',
+    kernels: ['sampler', 'random'],
+    run: async () => (await Promise.all(FILTERS.map(checkSampler))).flat(),
+  },
   { name: 'attention_decode', kernels: ['attention_decode', 'cache_write', 'cache_copy'], run: checkDecodeAttention },
   { name: 'decode_state', kernels: ['decode_input', 'decode_advance'], run: checkDecodeState },
 ];

@@ -25,7 +25,12 @@ async function checkEmbedding(): Promise<Check[]> {
   const [IDS, AT] = [column(ids), column(at)];
   const learned = { at: AT, positions: PLACES, runs: runsOf(at, context) };
   const idRuns = runsOf(ids, vocabulary);
-  const got = await differentiate((tape) => embedding(tape, IDS, TABLE, idRuns, learned), matrix(dy, cols), [], [TABLE, PLACES]);
+  const got = await differentiate(
+    (tape) => embedding(tape, IDS, TABLE, idRuns, learned),
+    matrix(dy, cols),
+    [],
+    [TABLE, PLACES],
+  );
   return [
     close('rows', got.y, embeddingOf(ids, table, cols, { at, table: places })),
     close('gradient of the tokens', got.weights[0], embeddingGradOf(ids, dy, cols, vocabulary)),
@@ -82,7 +87,11 @@ async function checkLogprob(): Promise<Check[]> {
   return [
     close('log-probability, entropy, hit, log-sum-exp', got[0], expected.flat()),
     close('gradient of the likelihood', got[1], slope),
-    close('first column', got[2], expected.map(([first]) => first)),
+    close(
+      'first column',
+      got[2],
+      expected.map(([first]) => first),
+    ),
     close('weighted sums', got[3], total),
     close('gradient of the hidden states', got[4], matmulOf('nn', dLogits, w, rows, cols, vocabulary)),
     close('gradient of the unembedding', got[5], matmulOf('tn', dLogits, h, vocabulary, cols, rows)),
@@ -103,7 +112,11 @@ async function checkScalarHead(): Promise<Check[]> {
   };
   const got = await compute(build, [r, dH, W.grad]);
   return [
-    close('result', got[0], matmulOf('nt', h, w, rows, 1, cols).map((x) => x + 0.25)),
+    close(
+      'result',
+      got[0],
+      matmulOf('nt', h, w, rows, 1, cols).map((x) => x + 0.25),
+    ),
     close('gradient', got[1], matmulOf('nn', dr, w, rows, cols, 1)),
     close('gradient of the weight', got[2], matmulOf('tn', dr, h, 1, cols, rows)),
   ];

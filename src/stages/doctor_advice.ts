@@ -37,7 +37,9 @@ export function findVulkan(root = ''): VulkanFindings {
   const field = (name: string): string => new RegExp(`^${name}="?([^"\n]*)"?$`, 'm').exec(release)?.[1] ?? '';
   return {
     loader: LIBRARIES.map((folder) => `${folder}/libvulkan.so.1`).find((path) => existsSync(root + path)),
-    drivers: MANIFESTS.flatMap(list).filter((name) => name.endsWith('.json')).sort(),
+    drivers: MANIFESTS.flatMap(list)
+      .filter((name) => name.endsWith('.json'))
+      .sort(),
     nvidia: existsSync(`${root}/dev/nvidiactl`) || existsSync(`${root}/proc/driver/nvidia/version`),
     system: field('ID'),
     version: field('VERSION_ID'),
@@ -52,11 +54,11 @@ export function advice(platform: string, found: VulkanFindings, adapters: 'none'
   const lines: string[] = [];
   if (found.nvidia && !found.drivers.some((name) => name.includes('nvidia'))) {
     lines.push(
-      'an NVIDIA GPU is here, but not the Vulkan part of its driver: install the distribution\'s libnvidia-gl (or ' +
+      "an NVIDIA GPU is here, but not the Vulkan part of its driver: install the distribution's libnvidia-gl (or " +
         'nvidia-vulkan-icd) package of the same version; in a container set NVIDIA_DRIVER_CAPABILITIES=all',
     );
   } else if (adapters === 'software') {
-    lines.push('for a GPU: NVIDIA\'s own driver with its Vulkan part, or mesa-vulkan-drivers for AMD and Intel');
+    lines.push("for a GPU: NVIDIA's own driver with its Vulkan part, or mesa-vulkan-drivers for AMD and Intel");
   }
   if (adapters === 'none') lines.push(...software(found));
   return lines;
@@ -65,16 +67,16 @@ export function advice(platform: string, found: VulkanFindings, adapters: 'none'
 function software({ system, version }: VulkanFindings): string[] {
   if (system === 'debian' && version === '12') {
     return [
-      'without a GPU, Mesa\'s software driver: Debian 12\'s own is too old, so add its suite bookworm-backports to the ' +
+      "without a GPU, Mesa's software driver: Debian 12's own is too old, so add its suite bookworm-backports to the " +
         'apt sources (your mirror, that suite), then',
-      '  apt-get update && apt-get install -y --no-install-recommends -t bookworm-backports libvulkan1 mesa-vulkan-drivers',
+      '  apt-get update && apt-get install -y -t bookworm-backports --no-install-recommends mesa-vulkan-drivers libvulkan1',
     ];
   }
   if (system === 'debian' || system === 'ubuntu') {
     return [
-      'without a GPU, Mesa\'s software driver:',
+      "without a GPU, Mesa's software driver:",
       '  apt-get update && apt-get install -y --no-install-recommends libvulkan1 mesa-vulkan-drivers',
     ];
   }
-  return ['without a GPU, Mesa\'s software driver (lavapipe), 23.3 or newer, and the Vulkan loader libvulkan1'];
+  return ["without a GPU, Mesa's software driver (lavapipe), 23.3 or newer, and the Vulkan loader libvulkan1"];
 }

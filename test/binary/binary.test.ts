@@ -35,7 +35,10 @@ const home = (name: string): string => {
 };
 
 test.before(() => {
-  execFileSync(process.execPath, [join(root, 'scripts/build-binary.mjs'), '--out', binary], { cwd: root, stdio: 'pipe' });
+  execFileSync(process.execPath, [join(root, 'scripts/build-binary.mjs'), '--out', binary], {
+    cwd: root,
+    stdio: 'pipe',
+  });
 });
 
 test('is one file of at most 150 MB, with the licences of what it holds beside it', () => {
@@ -47,7 +50,10 @@ test('is one file of at most 150 MB, with the licences of what it holds beside i
 
 test('tells its versions and its help, touching no disk', async () => {
   const at = { HOME: home('versions') };
-  assert.match((await rlhf(['--version'], at)).stdout, new RegExp(`^rlhf ${version} \\(Dawn: webgpu [\\d.]+, tfjs [\\d.]+\\)\n$`));
+  assert.match(
+    (await rlhf(['--version'], at)).stdout,
+    new RegExp(`^rlhf ${version} \\(Dawn: webgpu [\\d.]+, tfjs [\\d.]+\\)\n$`),
+  );
   assert.match((await rlhf(['ppo', '--help'], at)).stdout, /--beta/);
   assert.equal(readdirSync(at.HOME), []);
   assert.equal(readdirSync(empty), []);

@@ -13,7 +13,11 @@ let dist: string;
 test.before(() => {
   dist = join(temporaryFolder(), 'dist');
   const tsup = join(root, 'node_modules/tsup/dist/cli-default.js');
-  const said = execFileSync(process.execPath, [tsup, '--out-dir', dist], { cwd: root, encoding: 'utf8', stdio: 'pipe' });
+  const said = execFileSync(process.execPath, [tsup, '--out-dir', dist], {
+    cwd: root,
+    encoding: 'utf8',
+    stdio: 'pipe',
+  });
   assert.not.match(said, /warn/i);
 });
 
@@ -36,8 +40,10 @@ test('the package holds the whole bundle, the licence and the manual, and nothin
     if (existsSync(join(root, name))) cpSync(join(root, name), join(folder, name), { recursive: true });
   }
   cpSync(dist, join(folder, 'dist'), { recursive: true });
-  const listed = execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts', '--loglevel=error'],
-    { cwd: folder, encoding: 'utf8' });
+  const listed = execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts', '--loglevel=error'], {
+    cwd: folder,
+    encoding: 'utf8',
+  });
   const [packed] = Object.values(JSON.parse(listed)) as { files: { path: string }[] }[];
   const expected = ['LICENSE', 'README.md', 'package.json', ...readdirSync(dist).map((name) => `dist/${name}`)];
   assert.equal(packed.files.map(({ path }) => path).sort(), expected.sort());

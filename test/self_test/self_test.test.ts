@@ -12,7 +12,10 @@ test.after(closeAfterTests);
 test('every kernel of the program passes its own test on this device', async () => {
   const outcomes = [];
   for await (const outcome of selfTest()) outcomes.push(outcome);
-  assert.equal(outcomes.filter(({ ok }) => !ok).map(({ line }) => line), []);
+  assert.equal(
+    outcomes.filter(({ ok }) => !ok).map(({ line }) => line),
+    [],
+  );
   assert.is(outcomes.length, kernelTests.length);
   for (const { line } of outcomes) assert.match(line, /^ok \w+ \d\.\de[+-]\d+$/);
 });
@@ -20,17 +23,33 @@ test('every kernel of the program passes its own test on this device', async () 
 test('every kernel file is covered', () => {
   const files = readdirSync(join(process.env.RLHF_ROOT!, 'kernels')).filter((name) => name.endsWith('.wgsl'));
   const covered = new Set(kernelTests.flatMap(({ kernels }) => kernels.map((name) => `${name}.wgsl`)));
-  assert.equal(files.filter((name) => !covered.has(name)), []);
-  assert.equal([...covered].filter((name) => !files.includes(name)), []);
+  assert.equal(
+    files.filter((name) => !covered.has(name)),
+    [],
+  );
+  assert.equal(
+    [...covered].filter((name) => !files.includes(name)),
+    [],
+  );
 });
 
 test('a kernel that is a little off, not a number, too short or throws fails by name', () => {
   const truth = Float64Array.from({ length: 100 }, (_, i) => Math.sin(i));
   const off = truth.map((x, i) => (i === 3 ? x + 1e-3 : x));
   assert.is(outcomeOf('norm', [close('row', truth, truth)]).line, 'ok norm 0.0e+0');
-  assert.match(outcomeOf('norm', [close('row', truth, truth), close('row', off, truth)]).line,
-    /^FAIL norm: row: error 1\.4e-4, 1\.0e-5 allowed$/);
-  assert.not.ok(passed(close('row', truth.map((x, i) => (i === 3 ? NaN : x)), truth)));
+  assert.match(
+    outcomeOf('norm', [close('row', truth, truth), close('row', off, truth)]).line,
+    /^FAIL norm: row: error 1\.4e-4, 1\.0e-5 allowed$/,
+  );
+  assert.not.ok(
+    passed(
+      close(
+        'row',
+        truth.map((x, i) => (i === 3 ? NaN : x)),
+        truth,
+      ),
+    ),
+  );
   assert.not.ok(passed(close('row', truth.subarray(1), truth)));
   assert.not.ok(passed({ what: 'row', error: NaN, allowed: 1 }));
   assert.not.ok(outcomeOf('norm', []).ok);

@@ -39,7 +39,10 @@ test('what is there of Vulkan is found', () => {
 });
 
 test('each system is told what to install', () => {
-  assert.match(told({ '/etc/os-release': 'ID=debian\nVERSION_ID="12"\n' }), /-t bookworm-backports .*mesa-vulkan-drivers/);
+  assert.match(
+    told({ '/etc/os-release': 'ID=debian\nVERSION_ID="12"\n' }),
+    /-t bookworm-backports .*mesa-vulkan-drivers/,
+  );
   for (const release of ['ID=debian\nVERSION_ID="13"\n', 'ID=ubuntu\nVERSION_ID="24.04"\n']) {
     const text = told({ '/etc/os-release': release });
     assert.match(text, /apt-get install .*mesa-vulkan-drivers/);
@@ -58,7 +61,8 @@ test('an NVIDIA GPU without its Vulkan driver is noticed, with or without a soft
 });
 
 test('Dawn’s list of adapters is read, and holds the one that is opened', async () => {
-  const message = "no suitable backends found\nAvailable adapters:\n * backend: 'vulkan', name: 'NVIDIA's (R) GPU'\n" +
+  const message =
+    "no suitable backends found\nAvailable adapters:\n * backend: 'vulkan', name: 'NVIDIA's (R) GPU'\n" +
     " * backend: 'null', name: 'Null backend'\n";
   assert.equal(parseAdapters(message), [{ backend: 'vulkan', name: "NVIDIA's (R) GPU" }]);
   assert.equal(parseAdapters('no suitable backends found'), []);
@@ -68,7 +72,10 @@ test('Dawn’s list of adapters is read, and holds the one that is opened', asyn
   const gpu = await openDevice({ adapter: adapters[0].name });
   try {
     const found = new Map(describe(gpu));
-    assert.match(found.get('subgroups')!, gpu.subgroup ? new RegExp(`^${gpu.subgroup} lanes; .*subgroups$`) : /workgroup memory$/);
+    assert.match(
+      found.get('subgroups')!,
+      gpu.subgroup ? new RegExp(`^${gpu.subgroup} lanes; .*subgroups$`) : /workgroup memory$/,
+    );
     assert.match(found.get('largest storage binding')!, /^\d[\d.]* [MG]iB$/);
     assert.match(found.get('features')!, /^shader-f16 (yes|no), subgroups/);
   } finally {
