@@ -3,6 +3,7 @@ import type { RunContext } from '../context.ts';
 import { collectRows, type RowPolicy } from '../data/collect.ts';
 import { encodeCompletion, encodeDemonstration, encodePrompt } from '../data/encode.ts';
 import { asDemonstration, asRanking } from '../data/rows.ts';
+import { UsageError } from '../errors.ts';
 import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
 import { weightedSum } from '../gpu/ops/sums.ts';
 import { clear, record } from '../gpu/program.ts';
@@ -58,6 +59,9 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   const demonstrations = settings.demonstrations
     && await readDemonstrations(settings.demonstrations, tokenizer, config.context, settings, context);
 
+  if (!data.rankings.some(hasStrictPair)) {
+    throw new UsageError(`--data: no prompt of ${settings.data.join(', ')} has two responses of different ranks`, 'ties teach nothing');
+  }
   const order = new BatchOrder(data.rankings.length, settings.batchSize, settings.epochs, settings);
   const budget = chooseMicroBatchTokens(settings, [model]);
   const tokens = data.rankings.reduce((sum, r) => sum + tokensOf(r), 0);
@@ -111,8 +115,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       const rewards = values.slice(0, -2).flatMap((scores) => [...scores.subarray(0, counts.shift()!)]);
       return {
         loss: sums[0],
-        accuracy: sums[6] / sums[5],
-        margin: sums[7] / sums[5],
+        ...(sums[5] > 0 ? { accuracy: sums[6] / sums[5], margin: sums[7] / sums[5] } : {}), // a batch may hold ties alone
         mean_reward: average(rewards),
         grad_norm: norm[0],
         lr: rate(step),
