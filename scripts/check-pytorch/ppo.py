@@ -9,9 +9,11 @@ import math
 import shutil
 import sys
 import torch
-from folders import Text, adamw, causal, close, compare_weights, hidden, logprobs, metrics_of, norm, reward_model, rlhf, rows_of, values_of
+from folders import AutoModelForSequenceClassification, Text, adamw, causal, close, compare_weights, hidden, logprobs, metrics_of, norm, reward_model, rlhf, rows_of, values_of
 
 CONTEXT, BATCH, MINI, NEW = 128, 12, 5, 16
+# A reward program: a tenth of the characters.
+PROGRAM = f"{sys.executable} -c 'import sys, json\nfor l in sys.stdin: print(json.dumps(dict(reward=len(json.loads(l)[chr(99)+\"ompletion\"]) / 10)))'"
 
 
 def response_logprobs(model, row, temperature):
@@ -57,6 +59,14 @@ def check_estimates(name, rows, beta, gae_lambda, discount, whiten_rewards):
     return ok & close(f'{name} advantages', flat(rows, 'advantages'), whiten([a for own in advantages for a in own]), 5e-5)
 
 
+def zero_head(policy_dir, folder):
+    """The value model beside a reward program: the policy's body with a head of zeros."""
+    model = AutoModelForSequenceClassification.from_pretrained(policy_dir, num_labels=1, dtype=torch.float32)
+    torch.nn.init.zeros_(model.score.weight)
+    model.config.rlhf = {'reward_bias': 0.0, 'reward_gain': 1.0}
+    model.save_pretrained(folder)
+
+
 def check(name, policy_dir, reward_dir, work, prompts, texts, flags=(), beta=0.05, gae_lambda=0.95, discount=1.0, gamma=0.0, temperature=1.0,
           epochs=1, lr=1e-3, value_lr=2e-3, decay=0.0, penalty=1.0, whiten_rewards=False, iterations=2, ema=0.0, target_kl=None, command=None):
     out = f'{work}/{name}'
@@ -65,13 +75,16 @@ def check(name, policy_dir, reward_dir, work, prompts, texts, flags=(), beta=0.0
     more += ['--whiten-rewards'] if whiten_rewards else []
     more += ['--target-kl', target_kl, '--horizon', 50] if target_kl else []
     rlhf('ppo', '--policy', policy_dir, '--reward', f'cmd:{command}' if command else reward_dir, '--prompts', prompts, '--out', out, '--no-shuffle',
-         '--save-rollouts', '--schedule', 'constant', '--warmup', 4, '--lr', lr, '--value-lr', value_lr, '--batch-size', BATCH, '--minibatch-size', MINI,
+         '--save-rollouts', '--episodes', BATCH * 4, '--schedule', 'constant', '--warmup', 4, '--lr', lr, '--value-lr', value_lr, '--batch-size', BATCH, '--minibatch-size', MINI,
          '--epochs', epochs, '--max-new-tokens', NEW, '--beta', beta, '--gae-lambda', gae_lambda, '--discount', discount, '--temperature', temperature,
          '--weight-decay', decay, '--missing-eos-penalty', penalty, '--ema', ema, '--max-steps', iterations, '--quiet', *more, *flags)
     text = Text(policy_dir)
     policy, reference = causal(policy_dir), causal(policy_dir)
     judge = None if command else reward_model(reward_dir)
-    value = reward_model(f'{work}/value-start' if command else reward_dir)
+    start = f'{work}/value-start' if command else reward_dir
+    if command:
+        zero_head(policy_dir, start)
+    value = reward_model(start)
     pool = text.pack([r['text'] for r in rows_of(texts)], CONTEXT)
     optimizers = {'policy': adamw(policy, lr, 1e-5, decay), 'value': adamw(value, value_lr, 1e-5, decay)}
     average = {k: v.detach().clone() for k, v in policy.state_dict().items()}
@@ -168,7 +181,7 @@ def check(name, policy_dir, reward_dir, work, prompts, texts, flags=(), beta=0.0
         ok &= compare_weights(policy, policy_dir, f'{out}/raw', f'{name} raw policy') < 1e-2
         policy.load_state_dict(average)
     ok &= compare_weights(policy, policy_dir, out, f'{name} policy') < 1e-2
-    ok &= compare_weights(value, f'{work}/value-start' if command else reward_dir, f'{out}/value', f'{name} value') < 1e-2
+    ok &= compare_weights(value, start, f'{out}/value', f'{name} value') < 1e-2
     return ok
 
 
@@ -190,6 +203,7 @@ def main(policy, reward, work, prompts, texts, *only):
         'ptx': lambda n: go(n, gamma=1.5, epochs=2, flags=['--micro-batch-tokens', 200]),
         'adaptive': lambda n: go(n, target_kl=0.5, whiten_rewards=True, temperature=0.8, discount=0.97, gae_lambda=0.9, ema=0.9, decay=0.1, penalty=0.3,
                                  iterations=3),
+        'program': lambda n: go(n, command=PROGRAM),
         'gamma-0': lambda n: same_without_pretraining(n, policy, reward, work, prompts, texts),
     }
     return 0 if all([run(name) for name, run in cases.items() if not only or name in only]) else 1
