@@ -79,7 +79,7 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
 }
 
 /** The response's text: without its end token, and cut before a stop text. */
-function textOf(tokenizer: Tokenizer, { ids, finish }: Response, stops: readonly string[]): string {
+export function textOf(tokenizer: Tokenizer, { ids, finish }: Response, stops: readonly string[]): string {
   const body = finish === 'stop' && tokenizer.eosIds.has(ids.at(-1)!) ? ids.slice(0, -1) : ids;
   const text = tokenizer.decode(body, { skipSpecialTokens: true });
   const at = Math.min(...stops.map((stop) => text.indexOf(stop)).filter((i) => i >= 0));

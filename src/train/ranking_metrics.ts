@@ -1,5 +1,3 @@
-import { RandomStream } from './random.ts';
-
 /** A prompt's rewards beside its ranks (lower is better). */
 export interface ScoredRanking {
   rewards: number[];
@@ -83,24 +81,6 @@ function calibrationError(pairs: readonly Pair[]): number {
     error += list.length * Math.abs(average(list.map((x) => x.right)) - average(list.map((x) => x.confidence)));
   }
   return pairs.length > 0 ? error / pairs.length : NaN;
-}
-
-/**
- * 95 % percentile interval of a statistic over resampled units (prompts), seeded. `statistic` gets the indices of a
- * resample.
- */
-export function bootstrapInterval(units: number, statistic: (sample: Uint32Array) => number, { resamples, seed }: { resamples: number; seed: number }): [number, number] {
-  const values: number[] = [];
-  const sample = new Uint32Array(units);
-  for (let b = 0; b < resamples; b++) {
-    const random = new RandomStream(seed, 'bootstrap', b);
-    for (let i = 0; i < units; i++) sample[i] = random.below(units);
-    const value = statistic(sample);
-    if (Number.isFinite(value)) values.push(value);
-  }
-  values.sort((x, y) => x - y);
-  const at = (q: number): number => values[Math.min(values.length - 1, Math.floor(q * values.length))];
-  return [at(0.025), at(0.975)];
 }
 
 export const average = (list: readonly number[]): number => list.reduce((sum, x) => sum + x, 0) / list.length;
