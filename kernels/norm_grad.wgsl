@@ -2,10 +2,6 @@
 //   layer: dx = r·(u − mean(u) − x̂·mean(u·x̂))      rms: dx = r·(u − x̂·mean(u·x̂))
 // X, DY, DX [N,C]; G [C]; S [N,2] = (mean, r) from the forward pass. ADD: dx is added to what DX holds (the residual
 // path's gradient), else it replaces it. Gradients of g and b are column sums (column_sum.wgsl). Dispatch as norm.wgsl.
-//% const lanes = SUBGROUP || 64, rows = 64 / lanes;
-//% if (SUBGROUP) {
-enable subgroups;
-//% }
 struct P { N: u32, C: u32, ld: u32 }
 @group(0) @binding(0) var<storage, read> X: array<vec4f>;
 @group(0) @binding(1) var<storage, read> G: array<vec4f>;
@@ -13,38 +9,22 @@ struct P { N: u32, C: u32, ld: u32 }
 @group(0) @binding(3) var<storage, read> DY: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> DX: array<vec4f>;
 @group(0) @binding(5) var<uniform> p: P;
-//% if (!SUBGROUP) {
-var<workgroup> part: array<vec2f, 64>;
-fn total(v: vec2f, lane: u32) -> vec2f {
-  part[lane] = v;
-  workgroupBarrier();
-  for (var d = 32u; d > 0; d /= 2) {
-    if (lane < d) { part[lane] += part[lane + d]; }
-    workgroupBarrier();
-  }
-  let sum = part[0];
-  workgroupBarrier();
-  return sum;
-}
-//% } else {
-fn total(v: vec2f, lane: u32) -> vec2f { return subgroupAdd(v); }
-//% }
-@compute @workgroup_size(64)
+@compute @workgroup_size(${WG})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
-  let lane = t % ${lanes};
-  let row = w.x * ${rows} + t / ${lanes};
+  let lane = t % ${LANES};
+  let row = w.x * ${WG / LANES} + t / ${LANES};
   let base = min(row, p.N - 1) * p.ld;
   let s = S[min(row, p.N - 1)];
   var su = vec4f();
   var sx = vec4f();
-  for (var c = lane; c < p.ld; c += ${lanes}) {
+  for (var c = lane; c < p.ld; c += ${LANES}) {
     let u = DY[base + c] * G[c]; // zero in the padding columns
     su += u;
     sx += u * ((X[base + c] - s.x) * s.y);
   }
-  let means = total(vec2f(su.x + su.y + su.z + su.w, sx.x + sx.y + sx.z + sx.w), lane) / f32(p.C);
+  let means = sum4(vec4f(su.x + su.y + su.z + su.w, sx.x + sx.y + sx.z + sx.w, 0, 0), t) / f32(p.C);
   if (row < p.N) {
-    for (var c = lane; c < p.ld; c += ${lanes}) {
+    for (var c = lane; c < p.ld; c += ${LANES}) {
       let xh = (X[base + c] - s.x) * s.y;
       //% if (KIND === 'layer') {
       let d = s.y * (DY[base + c] * G[c] - means.x - xh * means.y);

@@ -1,10 +1,6 @@
 // scalar_head: r[m] = gain · (h[m] · w) + bias for hidden states H [M,C] and one weight vector W [C]: rewards and values.
 // SCALE = (gain, bias). GRAD: DH[m] = gain · dr[m] · w (the gradient of w is a scaled column sum). ld in vec4s.
 // Dispatch ⌈M/ROWS⌉, rows as in norm.wgsl; GRAD ⌈M·ld/64⌉.
-//% const lanes = SUBGROUP || 64, rows = 64 / lanes;
-//% if (SUBGROUP && !GRAD) {
-enable subgroups;
-//% }
 struct P { M: u32, ld: u32 }
 @group(0) @binding(0) var<storage, read> W: array<vec4f>;
 @group(0) @binding(1) var<storage, read> SCALE: array<f32>;
@@ -22,27 +18,14 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
 @group(0) @binding(2) var<storage, read> H: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> R: array<f32>;
 @group(0) @binding(4) var<uniform> p: P;
-//% if (!SUBGROUP) {
-var<workgroup> part: array<f32, 64>;
-//% }
-@compute @workgroup_size(64)
+@compute @workgroup_size(${WG})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
-  let lane = t % ${lanes};
-  let row = w.x * ${rows} + t / ${lanes};
+  let lane = t % ${LANES};
+  let row = w.x * ${WG / LANES} + t / ${LANES};
   let base = min(row, p.M - 1) * p.ld;
-  var sum = 0.0;
-  for (var c = lane; c < p.ld; c += ${lanes}) { sum += dot(H[base + c], W[c]); }
-  //% if (SUBGROUP) {
-  let all = subgroupAdd(sum);
-  //% } else {
-  part[lane] = sum;
-  workgroupBarrier();
-  for (var d = 32u; d > 0; d /= 2) {
-    if (lane < d) { part[lane] += part[lane + d]; }
-    workgroupBarrier();
-  }
-  let all = part[0];
-  //% }
+  var part = 0.0;
+  for (var c = lane; c < p.ld; c += ${LANES}) { part += dot(H[base + c], W[c]); }
+  let all = sum(part, t);
   if (row < p.M && lane == 0) { R[row] = SCALE[0] * all + SCALE[1]; }
 }
 //% }

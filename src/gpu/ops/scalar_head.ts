@@ -4,7 +4,7 @@ import { launch } from '../program.ts';
 import { spread, type Parameter, type Tape } from '../tape.ts';
 import { scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
-import { rowsPerGroup } from './norm.ts';
+import { rowKernel, rowLanes } from './reduction.ts';
 
 /**
  * r [M] = gain·(h [M,C] · w [1,C]) + bias, `scale` = (gain, bias): rewards and values. The gradient comes from `dr` [M] when
@@ -12,7 +12,8 @@ import { rowsPerGroup } from './norm.ts';
  */
 export function scalarHead(tape: Tape, h: Tensor, w: Parameter, scale: Tensor, r: Tensor, dr?: Tensor): void {
   const ld = h.stride / 4;
-  launch(kernel('scalar_head', source, { GRAD: false }), [w.value, scale, h, r], [h.rows, ld], [Math.ceil(h.rows / rowsPerGroup())]);
+  const { made, rows } = rowKernel('scalar_head', source, rowLanes(), { GRAD: false });
+  launch(made, [w.value, scale, h, r], [h.rows, ld], [Math.ceil(h.rows / rows)]);
   tape.push([h], () => {
     if (w.grad) columnSum(w.grad, h, { scale: dr! });
     const gradient = scratch(h.rows, h.cols);

@@ -5,7 +5,7 @@ import { f32, launch } from '../program.ts';
 import { slicesOf, spread, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 import { matmul } from './matmul.ts';
-import { rowsPerGroup } from './norm.ts';
+import { rowKernel, rowLanes } from './reduction.ts';
 
 export interface TokenLogprobOptions {
   /** Logits are divided by it. */
@@ -31,11 +31,12 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
   const block = fit >= h.rows ? h.rows : Math.max(64, fit - (fit % 64));
   const parts: { first: number; count: number }[] = [];
   for (let first = 0; first < h.rows; first += block) parts.push({ first, count: Math.min(block, h.rows - first) });
+  const { made, rows } = rowKernel('token_logprob', source, rowLanes());
   const kept = new Map<number, Tensor>();
   for (const { first, count } of parts) {
     const logits = logitsOf(h.rowRange(first, count), w);
-    launch(kernel('token_logprob', source), [logits, targets.rowRange(first, count), stats.rowRange(first, count)],
-      [count, vocabulary, stride / 4, inverse], [Math.ceil(count / rowsPerGroup())]);
+    launch(made, [logits, targets.rowRange(first, count), stats.rowRange(first, count)],
+      [count, vocabulary, stride / 4, inverse], [Math.ceil(count / rows)]);
     if (tape.training && parts.length === 1) kept.set(first, logits);
     else release(logits);
   }
