@@ -28,15 +28,38 @@ function contextFor(argv: string[], onStep: (done: number) => void): RunContext 
     onStep(state.done);
   };
   return {
-    stdout: { write: async () => undefined }, log: () => undefined, warn: () => undefined, progress,
-    signal: new AbortController().signal, onExit: () => undefined, argv, command: argv[0], startedAt: new Date(),
+    stdout: { write: async () => undefined },
+    log: () => undefined,
+    warn: () => undefined,
+    progress,
+    signal: new AbortController().signal,
+    onExit: () => undefined,
+    argv,
+    command: argv[0],
+    startedAt: new Date(),
   };
 }
 
 test('a device that is lost on the way fails the run, and its last checkpoint stays', async () => {
-  writeRows(join(folder, 'text.jsonl'), Array.from({ length: 40 }, (_, i) => ({ text: `a text, number ${i}` })));
+  writeRows(
+    join(folder, 'text.jsonl'),
+    Array.from({ length: 40 }, (_, i) => ({ text: `a text, number ${i}` })),
+  );
   const out = join(folder, 'run');
-  const argv = ['pretrain', '--data', join(folder, 'text.jsonl'), ...TINY, '--batch-size', '4', '--epochs', '4', '--save-every', '2', '--out', out];
+  const argv = [
+    'pretrain',
+    '--data',
+    join(folder, 'text.jsonl'),
+    ...TINY,
+    '--batch-size',
+    '4',
+    '--epochs',
+    '4',
+    '--save-every',
+    '2',
+    '--out',
+    out,
+  ];
   const call = readCall([command], argv);
   const { settings } = await resolveSettings(call.command, call, true);
   const context = contextFor(argv, (done) => {

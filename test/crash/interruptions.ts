@@ -22,14 +22,22 @@ export interface Training {
  * Runs a training command whole, twice; then once in parts, stopped by --max-steps, by Ctrl-C and by kill -9 at random
  * moments, each time resumed: all end with the same bytes, and every folder on the way is sound.
  */
-export async function surviveInterruptions(rlhf: WholeProgram, name: string, { args, steps, saveEvery, kills, random }: Training): Promise<void> {
+export async function surviveInterruptions(
+  rlhf: WholeProgram,
+  name: string,
+  { args, steps, saveEvery, kills, random }: Training,
+): Promise<void> {
   const command = [...args, '--save-every', String(saveEvery)];
   const [whole, again, parts] = ['whole', 'again', 'parts'].map((kind) => `${name}-${kind}`);
   const dir = rlhf.path(parts);
   const resume = [...command, '--out', parts, '--resume'];
-  const same = (other: string, message: string): void => assertSameRun(rlhf.path(other), rlhf.path(whole), `${name}: ${message}`);
+  const same = (other: string, message: string): void =>
+    assertSameRun(rlhf.path(other), rlhf.path(whole), `${name}: ${message}`);
 
-  const [{ working }] = await Promise.all([timed(rlhf, [...command, '--out', whole]), rlhf.succeed([...command, '--out', again, '--quiet'])]);
+  const [{ working }] = await Promise.all([
+    timed(rlhf, [...command, '--out', whole]),
+    rlhf.succeed([...command, '--out', again, '--quiet']),
+  ]);
   assert.is(metricsLines(rlhf.path(whole)), steps);
   same(again, 'the same command twice');
 
@@ -68,8 +76,8 @@ export async function surviveInterruptions(rlhf: WholeProgram, name: string, { a
 }
 
 /**
- * Asserts that a run's folder is as a reader may expect it at any moment: whole checkpoints, whole models, no step between the
- * last checkpoint and the last metrics line but those since the checkpoint was due.
+ * Asserts that a run's folder is as a reader may expect it at any moment: whole checkpoints, whole models, no step
+ * between the last checkpoint and the last metrics line but those since the checkpoint was due.
  */
 export function soundFolder(dir: string, saveEvery: number): { lines: number; checkpoint: number } {
   let checkpoint = 0;
@@ -132,7 +140,8 @@ export async function interrupt(rlhf: WholeProgram, args: string[], dir: string,
   const child = rlhf.start(args);
   child.stdin!.end();
   const ended = outcome(child);
-  while (child.exitCode === null && child.signalCode === null && metricsLines(dir) < lines) await new Promise((r) => setTimeout(r, 5));
+  while (child.exitCode === null && child.signalCode === null && metricsLines(dir) < lines)
+    await new Promise((r) => setTimeout(r, 5));
   child.kill('SIGINT');
   return ended;
 }

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { seeded } from '../gpu/device.ts';
@@ -10,32 +10,94 @@ let rlhf: WholeProgram;
 test.before(async () => {
   rlhf = await buildWholeProgram();
   await prepareData(rlhf);
-  await rlhf.succeed(['train-rm', '--model', 'base', '--data', 'rankings.jsonl', '--batch-size', '6', '--lr', '0.003', '--out', 'reward', '--quiet']);
+  await rlhf.succeed([
+    'train-rm',
+    '--model',
+    'base',
+    '--data',
+    'rankings.jsonl',
+    '--batch-size',
+    '6',
+    '--lr',
+    '0.003',
+    '--out',
+    'reward',
+    '--quiet',
+  ]);
 });
 test.after(() => rlhf.remove());
 
-const PPO = ['ppo', '--policy', 'base', '--prompts', 'prompts.jsonl', '--episodes', '60', '--batch-size', '6', '--minibatch-size', '3', '--epochs', '2',
-  '--max-new-tokens', '6', '--lr', '0.003', '--value-lr', '0.003', '--warmup', '3', '--schedule', 'linear'];
+const PPO = [
+  'ppo',
+  '--policy',
+  'base',
+  '--prompts',
+  'prompts.jsonl',
+  '--episodes',
+  '60',
+  '--batch-size',
+  '6',
+  '--minibatch-size',
+  '3',
+  '--epochs',
+  '2',
+  '--max-new-tokens',
+  '6',
+  '--lr',
+  '0.003',
+  '--value-lr',
+  '0.003',
+  '--warmup',
+  '3',
+  '--schedule',
+  'linear',
+];
 
 test('ppo with an average, an adaptive β, a pretraining term and several passes', async () => {
   await surviveInterruptions(rlhf, 'ppo', {
-    args: [...PPO, '--reward', 'reward', '--pretrain', 'text.jsonl', '--gamma', '0.5', '--pretrain-batch', '2', '--ema', '0.9',
-      '--target-kl', '0.05', '--horizon', '60', '--save-rollouts'],
-    steps: 10, saveEvery: 1, kills: Math.floor((KILLS + 3) / 4), random: seeded(4).uniform,
+    args: [
+      ...PPO,
+      '--reward',
+      'reward',
+      '--pretrain',
+      'text.jsonl',
+      '--gamma',
+      '0.5',
+      '--pretrain-batch',
+      '2',
+      '--ema',
+      '0.9',
+      '--target-kl',
+      '0.05',
+      '--horizon',
+      '60',
+      '--save-rollouts',
+    ],
+    steps: 10,
+    saveEvery: 1,
+    kills: Math.floor((KILLS + 3) / 4),
+    random: seeded(4).uniform,
   });
   const metrics = metricsOf(rlhf.path('ppo-whole'));
   assert.ok(new Set(metrics.map((m) => m['objective/kl_coef'])).size > 5, 'β has moved');
-  assert.not.equal(readFileSync(rlhf.path('ppo-whole/raw/model.safetensors')), readFileSync(rlhf.path('ppo-whole/model.safetensors')));
+  assert.not.equal(
+    readFileSync(rlhf.path('ppo-whole/raw/model.safetensors')),
+    readFileSync(rlhf.path('ppo-whole/model.safetensors')),
+  );
   for (const file of readdirSync(rlhf.path('ppo-whole/rollouts'))) {
-    assert.is(readFileSync(rlhf.path('ppo-parts/rollouts', file), 'utf8'), readFileSync(rlhf.path('ppo-whole/rollouts', file), 'utf8'), file);
+    assert.is(
+      readFileSync(rlhf.path('ppo-parts/rollouts', file), 'utf8'),
+      readFileSync(rlhf.path('ppo-whole/rollouts', file), 'utf8'),
+      file,
+    );
   }
 });
 
 test('Ctrl-C while a reward program is at work saves and exits at once', async () => {
   const script = rlhf.path('reward.sh');
   // Scores by length; where the file `slow` is there it says so and hangs.
-  const program = `if [ -e slow ]; then touch slow.reached; sleep 60; fi; awk '{ printf "{\\"reward\\":%d}\\n", length($0) % 7 }'`;
-  const { writeFileSync, rmSync, existsSync } = await import('node:fs');
+  const scores = `awk '{ printf "{\\"reward\\":%d}\\n", length($0) % 7 }'`;
+  const program = `if [ -e slow ]; then touch slow.reached; sleep 60; fi; ${scores}`;
   writeFileSync(script, program);
   const args = [...PPO, '--reward', 'cmd:sh reward.sh'];
   await rlhf.succeed([...args, '--out', 'cmd-whole', '--quiet']);
@@ -44,7 +106,8 @@ test('Ctrl-C while a reward program is at work saves and exits at once', async (
   const child = rlhf.start([...args, '--out', 'cmd', '--resume'], { detached: true });
   child.stdin!.end();
   const ended = outcome(child);
-  while (!existsSync(rlhf.path('slow.reached')) && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 20));
+  while (!existsSync(rlhf.path('slow.reached')) && child.exitCode === null)
+    await new Promise((resolve) => setTimeout(resolve, 20));
   const signalled = performance.now();
   process.kill(-child.pid!, 'SIGINT'); // as a terminal does: the whole process group
   const { code, stderr } = await ended;
@@ -59,7 +122,16 @@ test('Ctrl-C while a reward program is at work saves and exits at once', async (
 
 test('a reward program that fails is named, and the last checkpoint stays', async () => {
   const reward = `cmd:if [ -e first ]; then echo no; exit 3; fi; touch first; awk '{ print "{\\"reward\\":1}" }'`;
-  const { code, stderr } = await rlhf.run([...PPO, '--reward', reward, '--save-every', '1', '--out', 'failing', '--quiet']);
+  const { code, stderr } = await rlhf.run([
+    ...PPO,
+    '--reward',
+    reward,
+    '--save-every',
+    '1',
+    '--out',
+    'failing',
+    '--quiet',
+  ]);
   assert.is(code, 1);
   assert.match(stderr, /^rlhf: error: --reward cmd:.*: ended with exit code 3\n$/m);
   assert.equal(soundFolder(rlhf.path('failing'), 1), { lines: 1, checkpoint: 1 });

@@ -19,21 +19,25 @@ function assertFailed({ code, stderr }: Outcome, message: RegExp): void {
   const told = stderr.split('\n').filter((line) => /^(rlhf: error|hint|.* {4}at )/.test(line));
   assert.ok(message.test(told[0] ?? ''), stderr);
   assert.match(told[0], /^rlhf: error: /);
-  assert.ok(told.length === 1 || told.length === 2 && told[1].startsWith('hint: '), stderr);
+  assert.ok(told.length === 1 || (told.length === 2 && told[1].startsWith('hint: ')), stderr);
 }
 
 const shell = (script: string) => spawnSync('sh', ['-c', script], { cwd: rlhf.folder, encoding: 'utf8' });
 
 test('a full disk: exit 1, the last good checkpoint stays, and the run goes on when there is room', async () => {
   mkdirSync(rlhf.path('disk'));
-  // A small disk of its own where mounting is allowed; elsewhere a limit on the size of files, which fails in the same places.
+  // A small disk of its own where mounting is allowed; elsewhere a limit on the size of files, which fails in the same
+  // places.
   const mounted = shell('mount -t tmpfs -o size=600k none disk').status === 0;
   const args = [...PRETRAIN, '--out', 'disk/run', '--save-every', '1', '--quiet'];
   try {
     await rlhf.succeed([...args, '--max-steps', '3']);
     const resumed = [...args, '--resume'];
     if (mounted) {
-      shell('rm -f disk/run/model.safetensors; dd if=/dev/zero of=disk/filler bs=1k count=1000 2>/dev/null; truncate -s -40k disk/filler');
+      shell(
+        'rm -f disk/run/model.safetensors; ' +
+          'dd if=/dev/zero of=disk/filler bs=1k count=1000 2>/dev/null; truncate -s -40k disk/filler',
+      );
       const failed = await rlhf.run(resumed);
       assertFailed(failed, /disk\/run.*: the disk is full$/);
       assert.match(failed.stderr, /^hint: free some space/m);
@@ -48,7 +52,10 @@ test('a full disk: exit 1, the last good checkpoint stays, and the run goes on w
     await rlhf.succeed(resumed);
     assert.is(soundFolder(rlhf.path('disk/run'), 1).lines, 12);
     await rlhf.succeed([...PRETRAIN, '--out', 'roomy', '--quiet']);
-    assert.equal(readFileSync(rlhf.path('disk/run/model.safetensors')), readFileSync(rlhf.path('roomy/model.safetensors')));
+    assert.equal(
+      readFileSync(rlhf.path('disk/run/model.safetensors')),
+      readFileSync(rlhf.path('roomy/model.safetensors')),
+    );
   } finally {
     if (mounted) shell('umount disk');
   }
@@ -58,7 +65,10 @@ test('a folder where nothing may be written: exit 1, one line, nothing left behi
   mkdirSync(rlhf.path('locked'));
   chmodSync(rlhf.path('locked'), 0o555);
   // Root may write everywhere: the program then runs as nobody.
-  const child = rlhf.start([...PRETRAIN, '--out', 'locked/run', '--quiet'], process.getuid!() === 0 ? { uid: 65534 } : {});
+  const child = rlhf.start(
+    [...PRETRAIN, '--out', 'locked/run', '--quiet'],
+    process.getuid!() === 0 ? { uid: 65534 } : {},
+  );
   child.stdin!.end();
   assertFailed(await outcome(child), /locked\/run.*: permission denied, cannot write there$/);
   assert.not.ok(existsSync(rlhf.path('locked/run')));
@@ -68,30 +78,70 @@ test('a folder where nothing may be written: exit 1, one line, nothing left behi
 });
 
 test('weights that overflow stop the run with the step and the tensor; the checkpoint before is kept', async () => {
-  // Each step multiplies the matrices by −1e37: finite after the first, infinite after the second, whose loss still is finite.
-  const args = [...PRETRAIN.slice(0, -2), '--lr', '10', '--weight-decay', '1e36', '--schedule', 'constant', '--quiet']; // without the warm-up
+  // Each step multiplies the matrices by −1e37: finite after the first, infinite after the second, whose loss still is
+  // finite. The warm-up is left out.
+  const overflowing = ['--lr', '10', '--weight-decay', '1e36', '--schedule', 'constant'];
+  const args = [...PRETRAIN.slice(0, -2), ...overflowing, '--quiet'];
   const saving = await rlhf.run([...args, '--save-every', '1', '--out', 'overflow-1']);
   assertFailed(saving, /step 2: [\w.]+ of \w+ holds a number that is not finite$/);
   assert.equal(soundFolder(rlhf.path('overflow-1'), 1), { lines: 2, checkpoint: 1 });
   const training = await rlhf.run([...args, '--out', 'overflow-0']);
   assertFailed(training, /step 3: loss is NaN; model[\w.]+ of model is not finite$/);
-  for (const { stderr } of [saving, training]) assert.match(stderr, /^hint: lower --lr.*the last checkpoint is untouched$/m);
-  for (const out of ['overflow-0', 'overflow-1']) assert.not.ok(existsSync(rlhf.path(out, 'model.safetensors')), 'no broken model is written');
+  for (const { stderr } of [saving, training])
+    assert.match(stderr, /^hint: lower --lr.*the last checkpoint is untouched$/m);
+  for (const out of ['overflow-0', 'overflow-1'])
+    assert.not.ok(existsSync(rlhf.path(out, 'model.safetensors')), 'no broken model is written');
   const short = await rlhf.run([...args, '--max-steps', '2', '--out', 'overflow-2']);
   assertFailed(short, /step 2: .* not finite$/);
 });
 
 test('ppo stops at weights that overflow and keeps the checkpoint before', async () => {
-  const failed = await rlhf.run(['ppo', '--policy', 'base', '--reward', `cmd:awk '{ print "{\\"reward\\":" length($0) "}" }'`, '--prompts',
-    'prompts.jsonl', '--episodes', '21', '--batch-size', '7', '--minibatch-size', '7', '--max-new-tokens', '4', '--warmup', '0', '--lr', '10', '--weight-decay', '1e37',
-    '--save-every', '1', '--out', 'ppo-overflow', '--quiet']);
+  const failed = await rlhf.run([
+    'ppo',
+    '--policy',
+    'base',
+    '--reward',
+    `cmd:awk '{ print "{\\"reward\\":" length($0) "}" }'`,
+    '--prompts',
+    'prompts.jsonl',
+    '--episodes',
+    '21',
+    '--batch-size',
+    '7',
+    '--minibatch-size',
+    '7',
+    '--max-new-tokens',
+    '4',
+    '--warmup',
+    '0',
+    '--lr',
+    '10',
+    '--weight-decay',
+    '1e37',
+    '--save-every',
+    '1',
+    '--out',
+    'ppo-overflow',
+    '--quiet',
+  ]);
   assertFailed(failed, /(step|iteration) [12]: .*(NaN|Infinity|not finite)/);
   soundFolder(rlhf.path('ppo-overflow'), 1000);
   assert.not.ok(existsSync(rlhf.path('ppo-overflow/model.safetensors')));
 });
 
 test('more memory than the device has: what was asked for, and what to lower', async () => {
-  const big = await rlhf.run(['sample', '--model', 'base', '--data', 'prompts.jsonl', '--batch-size', '2000000', '--max-new-tokens', '20', '--quiet']);
+  const big = await rlhf.run([
+    'sample',
+    '--model',
+    'base',
+    '--data',
+    'prompts.jsonl',
+    '--batch-size',
+    '2000000',
+    '--max-new-tokens',
+    '20',
+    '--quiet',
+  ]);
   assertFailed(big, /\d+(\.\d)? GiB/);
   assert.match(big.stderr, /^hint: lower --batch-size/m);
 });

@@ -50,7 +50,9 @@ test('a row’s log-probabilities are the same bits alone, in any company, at an
     };
     for (const [arrangement, batch] of Object.entries(arrangements)) {
       const found = await statsOf(passes, model, batch);
-      rows.forEach((row, r) => assert.equal(found[batch.indexOf(row)], alone[r], `${name}: ${arrangement}, row of ${row.ids.length}`));
+      rows.forEach((row, r) =>
+        assert.equal(found[batch.indexOf(row)], alone[r], `${name}: ${arrangement}, row of ${row.ids.length}`),
+      );
     }
   }
 });
@@ -63,13 +65,15 @@ test('a row’s log-probabilities up to a place do not depend on what follows (1
     const [whole] = await statsOf(passes, model, [row]);
     for (const length of [2, 9, 32, 33, 50]) {
       const at = Array.from({ length: length - 1 }, (_, t) => t);
-      const [cut] = await statsOf(passes, model, [{ ids: Array.from(row.ids).slice(0, length), at, targets: at.map((t) => row.ids[t + 1]) }]);
+      const [cut] = await statsOf(passes, model, [
+        { ids: Array.from(row.ids).slice(0, length), at, targets: at.map((t) => row.ids[t + 1]) },
+      ]);
       assertClose(cut, whole.slice(0, cut.length), `${name}: cut to ${length}`, 1e-6);
     }
   }
 });
 
-/** The distribution after each place of a row, from the full forward pass: every token of the vocabulary is a target. */
+/** The distribution after each place of a row, by the full forward pass: every token of the vocabulary is a target. */
 async function distributions(passes: Passes, model: Model, ids: number[], places: number[]): Promise<number[][]> {
   const { vocabSize } = model.config;
   const at = places.flatMap((t) => new Array<number>(vocabSize).fill(t));
@@ -79,20 +83,35 @@ async function distributions(passes: Passes, model: Model, ids: number[], places
 }
 
 /**
- * The draw of each token is known: the inverse of the cumulative distribution at a number that the seed, the row, the sample
- * and the token's place name. So the cache's distribution and the full forward's agree to 2e-4 wherever they draw the same token.
+ * The draw of each token is known: the inverse of the cumulative distribution at a number that the seed, the row, the
+ * sample and the token's place name. So the cache's distribution and the full forward's agree to 2e-4 wherever they draw
+ * the same token.
  */
-async function assertDrawnFromFullForward(model: Model, name: string, answers: Response[], seed: number, places: (count: number) => number[]): Promise<void> {
+async function assertDrawnFromFullForward(
+  model: Model,
+  name: string,
+  answers: Response[],
+  seed: number,
+  places: (count: number) => number[],
+): Promise<void> {
   const passes = new Passes(model.decoder);
   let checked = 0;
   for (const { request, ids } of answers) {
     const prompt = Array.from(request.prompt);
     const chosen = places(ids.length);
-    const found = await distributions(passes, model, [...prompt, ...ids], chosen.map((i) => prompt.length + i - 1));
+    const found = await distributions(
+      passes,
+      model,
+      [...prompt, ...ids],
+      chosen.map((i) => prompt.length + i - 1),
+    );
     chosen.forEach((i, p) => {
       const u = uniform24(philox([request.row, 0, request.sample, i], [seed, 0])[0]);
       const [low, high] = [inverseCdf(found[p], u - 2e-4), inverseCdf(found[p], u + 2e-4)];
-      assert.ok(ids[i] >= low && ids[i] <= high, `${name}: row ${request.row}, token ${i} is ${ids[i]}, the full forward gives ${low}…${high}`);
+      assert.ok(
+        ids[i] >= low && ids[i] <= high,
+        `${name}: row ${request.row}, token ${i} is ${ids[i]}, the full forward gives ${low}…${high}`,
+      );
       checked++;
     });
   }
@@ -105,18 +124,29 @@ const collect = async (answers: AsyncGenerator<Response>): Promise<Response[]> =
   return all.sort((a, b) => a.request.row - b.request.row || a.request.sample - b.request.sample);
 };
 
-test('tokens decoded with the cache are those that the full forward’s distribution and their random number give', async () => {
+test('tokens decoded with the cache are what the full forward and their random number give', async () => {
   for (const name of FAMILIES) {
     const model = load(name);
     const requests: Request[] = [1, 2, 7, 15, 16, 17, 31, 32, 33, 48].map((length, row) => {
       const { below } = seeded(row);
-      return { prompt: Array.from({ length }, () => below(model.config.vocabSize)), row, sample: row % 2, maxNewTokens: 64 - length };
+      return {
+        prompt: Array.from({ length }, () => below(model.config.vocabSize)),
+        row,
+        sample: row % 2,
+        maxNewTokens: 64 - length,
+      };
     });
     const settings = { temperature: 1, topK: 0, topP: 1, seed: 11, iteration: 0 };
     const answers = await collect(generate(model.decoder, requests, settings, { slots: 4, ends: [] }));
-    await assertDrawnFromFullForward(model, name, answers, settings.seed, (count) => Array.from({ length: count }, (_, i) => i));
+    await assertDrawnFromFullForward(model, name, answers, settings.seed, (count) =>
+      Array.from({ length: count }, (_, i) => i),
+    );
     const others = await collect(generate(model.decoder, [...requests].reverse(), settings, { slots: 1, ends: [] }));
-    assert.equal(others.map(({ ids }) => ids), answers.map(({ ids }) => ids), `${name}: one slot, the other order`);
+    assert.equal(
+      others.map(({ ids }) => ids),
+      answers.map(({ ids }) => ids),
+      `${name}: one slot, the other order`,
+    );
   }
 });
 
@@ -124,28 +154,53 @@ test('so do those of a real model far beyond the borders of attention’s and th
   const model = load('stories260K');
   const requests: Request[] = [5, 60, 120].map((length, row) => {
     const { below } = seeded(row);
-    return { prompt: [1, ...Array.from({ length: length - 1 }, () => 3 + below(500))], row, sample: 0, maxNewTokens: 145 - row * 10 };
+    return {
+      prompt: [1, ...Array.from({ length: length - 1 }, () => 3 + below(500))],
+      row,
+      sample: 0,
+      maxNewTokens: 145 - row * 10,
+    };
   });
   const settings = { temperature: 1, topK: 0, topP: 1, seed: 5, iteration: 0 };
   const answers = await collect(generate(model.decoder, requests, settings, { slots: 3, ends: [] }));
   // Around every multiple of 16, and some in between.
   await assertDrawnFromFullForward(model, 'stories260K', answers, settings.seed, (count) =>
-    Array.from({ length: count }, (_, i) => i).filter((i) => [0, 1, 15].includes(i % 16) || i % 11 === 0));
+    Array.from({ length: count }, (_, i) => i).filter((i) => [0, 1, 15].includes(i % 16) || i % 11 === 0),
+  );
 });
 
 test('greedy decoding with the cache takes the full forward’s most likely token', async () => {
   for (const name of FAMILIES) {
     const model = load(name);
     const { below } = seeded(8);
-    const requests: Request[] = [1, 8, 30].map((length, row) =>
-      ({ prompt: Array.from({ length }, () => below(model.config.vocabSize)), row, sample: 0, maxNewTokens: 30 }));
-    const answers = await collect(generate(model.decoder, requests, { temperature: 0, topK: 0, topP: 1, seed: 0, iteration: 0 }, { slots: 3, ends: [] }));
+    const requests: Request[] = [1, 8, 30].map((length, row) => ({
+      prompt: Array.from({ length }, () => below(model.config.vocabSize)),
+      row,
+      sample: 0,
+      maxNewTokens: 30,
+    }));
+    const answers = await collect(
+      generate(
+        model.decoder,
+        requests,
+        { temperature: 0, topK: 0, topP: 1, seed: 0, iteration: 0 },
+        { slots: 3, ends: [] },
+      ),
+    );
     for (const { request, ids } of answers) {
       const prompt = Array.from(request.prompt);
-      const found = await distributions(new Passes(model.decoder), model, [...prompt, ...ids], ids.map((_, i) => prompt.length + i - 1));
+      const found = await distributions(
+        new Passes(model.decoder),
+        model,
+        [...prompt, ...ids],
+        ids.map((_, i) => prompt.length + i - 1),
+      );
       ids.forEach((id, i) => {
         const best = Math.max(...found[i]);
-        assert.ok(found[i][id] >= best * (1 - 4e-4), `${name}: token ${i} has ${found[i][id]}, the most likely ${best}`);
+        assert.ok(
+          found[i][id] >= best * (1 - 4e-4),
+          `${name}: token ${i} has ${found[i][id]}, the most likely ${best}`,
+        );
       });
     }
   }

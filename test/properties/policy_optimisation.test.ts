@@ -14,8 +14,24 @@ test.before(async () => {
 test.after(() => rlhf.remove());
 
 const REWARD = `cmd:awk '{ printf "{\\"reward\\":%f}\\n", (length($0) % 9) / 3 }'`;
-const PPO = ['ppo', '--policy', 'base', '--reward', REWARD, '--prompts', 'prompts.jsonl', '--batch-size', '8', '--max-new-tokens', '8', '--warmup', '0',
-  '--quiet', '--value-lr', '0.002'];
+const PPO = [
+  'ppo',
+  '--policy',
+  'base',
+  '--reward',
+  REWARD,
+  '--prompts',
+  'prompts.jsonl',
+  '--batch-size',
+  '8',
+  '--max-new-tokens',
+  '8',
+  '--warmup',
+  '0',
+  '--quiet',
+  '--value-lr',
+  '0.002',
+];
 const SLOW = ['--lr', '0.002'];
 
 /** ‖a − b‖ / ‖b‖ over all weights of two models. */
@@ -27,14 +43,31 @@ function weightDifference(actual: string, expected: string): number {
   return off;
 }
 
-test('before the first update the KL is exactly 0, the ratio exactly 1 and nothing is clipped, at any temperature', async () => {
+test('before the first update the KL is 0, every ratio 1 and nothing clipped, exactly, at any temperature', async () => {
   for (const temperature of ['1', '0.7']) {
     const out = `first-${temperature}`;
-    await rlhf.succeed([...PPO, ...SLOW, '--episodes', '16', '--minibatch-size', '8', '--temperature', temperature, '--save-rollouts', '--out', out]);
+    await rlhf.succeed([
+      ...PPO,
+      ...SLOW,
+      '--episodes',
+      '16',
+      '--minibatch-size',
+      '8',
+      '--temperature',
+      temperature,
+      '--save-rollouts',
+      '--out',
+      out,
+    ]);
     const [first, second] = metricsOf(rlhf.path(out));
-    for (const name of ['objective/kl', 'objective/kl_k3', 'policy/approxkl_avg', 'policy/clipfrac_avg']) assert.is(first[name], 0, name);
+    for (const name of ['objective/kl', 'objective/kl_k3', 'policy/approxkl_avg', 'policy/clipfrac_avg'])
+      assert.is(first[name], 0, name);
     for (const { 'val/ratio_max': max, 'val/ratio_min': min, 'policy/clipfrac_avg': clipped } of [first, second]) {
-      assert.equal([max, min, clipped], [1, 1, 0], 'one minibatch an iteration: its ratios are those of an unchanged policy');
+      assert.equal(
+        [max, min, clipped],
+        [1, 1, 0],
+        'one minibatch an iteration: its ratios are those of an unchanged policy',
+      );
     }
     assert.ok((second['objective/kl'] as number) !== 0, 'the policy has moved away from the reference');
     const rollout = jsonLines(readFileSync(rlhf.path(out, 'rollouts/step-000001.jsonl'), 'utf8'));
@@ -59,20 +92,45 @@ test('γ = 0 with pretraining data equals a run without them, bit for bit; γ > 
   assert.ok(metrics.every((m) => (m['loss/ptx'] as number) > 0 && (m['grad_norm/ptx'] as number) > 0));
 });
 
-// AdamW divides by √v: where a gradient is rounding noise alone, its sign is a step of full size. An eps far above the noise leaves
-// the update a smooth function of the gradient, so that the bound is one on the accumulated gradients.
+// AdamW divides by √v: where a gradient is rounding noise alone, its sign is a step of full size. An eps far above the
+// noise leaves the update a smooth function of the gradient, so that the bound is one on the accumulated gradients.
 const SMOOTH = ['--adam-eps', '0.01', '--schedule', 'constant', '--quiet'];
 
 test('weights do not depend on how a batch is split into passes (1e-6): pretrain, train-sft, train-rm', async () => {
   const runs = {
     pretrain: ['pretrain', '--model', 'base', '--data', 'text.jsonl', '--batch-size', '24'],
-    sft: ['train-sft', '--model', 'base', '--data', 'demonstrations.jsonl', '--batch-size', '10', '--pretrain', 'text.jsonl', '--pretrain-fraction', '0.5', '--dropout', '0.1'],
+    sft: [
+      'train-sft',
+      '--model',
+      'base',
+      '--data',
+      'demonstrations.jsonl',
+      '--batch-size',
+      '10',
+      '--pretrain',
+      'text.jsonl',
+      '--pretrain-fraction',
+      '0.5',
+      '--dropout',
+      '0.1',
+    ],
     rm: ['train-rm', '--model', 'base', '--data', 'rankings.jsonl', '--batch-size', '9'],
   };
   for (const [name, args] of Object.entries(runs)) {
     const sizes = ['40', '4096'];
     for (const size of sizes) {
-      await rlhf.succeed([...args, ...SMOOTH, '--lr', '0.01', '--max-steps', '3', '--micro-batch-tokens', size, '--out', `${name}-${size}`]);
+      await rlhf.succeed([
+        ...args,
+        ...SMOOTH,
+        '--lr',
+        '0.01',
+        '--max-steps',
+        '3',
+        '--micro-batch-tokens',
+        size,
+        '--out',
+        `${name}-${size}`,
+      ]);
     }
     const off = weightDifference(`${name}-40`, `${name}-4096`);
     assert.ok(off <= 1e-6, `${name}: ${off} between passes of 40 tokens and of 4096`);
@@ -82,8 +140,25 @@ test('weights do not depend on how a batch is split into passes (1e-6): pretrain
 
 test('weights do not depend on how a minibatch is split into passes (1e-6): ppo with a pretraining term', async () => {
   for (const size of ['40', '4096']) {
-    await rlhf.succeed([...PPO, '--adam-eps', '0.01', '--episodes', '8', '--minibatch-size', '8', '--pretrain', 'text.jsonl', '--pretrain-batch', '3',
-      '--micro-batch-tokens', size, '--lr', '0.01', '--out', `passes-${size}`]);
+    await rlhf.succeed([
+      ...PPO,
+      '--adam-eps',
+      '0.01',
+      '--episodes',
+      '8',
+      '--minibatch-size',
+      '8',
+      '--pretrain',
+      'text.jsonl',
+      '--pretrain-batch',
+      '3',
+      '--micro-batch-tokens',
+      size,
+      '--lr',
+      '0.01',
+      '--out',
+      `passes-${size}`,
+    ]);
   }
   for (const part of ['', '/value']) {
     const off = weightDifference(`passes-40${part}`, `passes-4096${part}`);

@@ -47,11 +47,15 @@ export async function buildWholeProgram(): Promise<WholeProgram> {
     loader: { '.wgsl': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
     logLevel: 'error',
     // A stage that is not there concerns its own command only.
-    plugins: [{
-      name: 'stages',
-      setup: ({ onResolve }) => onResolve({ filter: /^\.\.\/stages\// }, ({ path, resolveDir }) =>
-        existsSync(join(resolveDir, path)) ? undefined : { path, external: true }),
-    }],
+    plugins: [
+      {
+        name: 'stages',
+        setup: ({ onResolve }) =>
+          onResolve({ filter: /^\.\.\/stages\// }, ({ path, resolveDir }) =>
+            existsSync(join(resolveDir, path)) ? undefined : { path, external: true },
+          ),
+      },
+    ],
   });
   const program = join(folder, 'program', 'cli.mjs');
   const start = (args: string[], options: SpawnOptions = {}): ChildProcess =>
@@ -100,12 +104,16 @@ export const writeRows = (path: string, rows: unknown[]): void =>
 
 /** The objects of JSON lines. */
 export const jsonLines = (text: string): Record<string, any>[] =>
-  text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
+  text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line));
 
 /** metrics.jsonl of a run, without what the clock put there. */
 export function metricsOf(dir: string): Record<string, unknown>[] {
   return jsonLines(readFileSync(join(dir, 'metrics.jsonl'), 'utf8')).map((line) =>
-    Object.fromEntries(Object.entries(line).filter(([name]) => name !== 'seconds' && !name.startsWith('time/'))));
+    Object.fromEntries(Object.entries(line).filter(([name]) => name !== 'seconds' && !name.startsWith('time/'))),
+  );
 }
 
 /** Asserts that two runs have left the same weights, byte for byte, and the same metrics but for times. */

@@ -8,7 +8,10 @@ let prompts: string;
 test.before(async () => {
   rlhf = await buildWholeProgram();
   await prepareData(rlhf);
-  prompts = Array.from({ length: 13 }, (_, i) => `${JSON.stringify({ prompt: 'a cat saw a dog and'.slice(0, 1 + ((i * 5) % 19)), id: i })}\n`).join('');
+  prompts = Array.from(
+    { length: 13 },
+    (_, i) => `${JSON.stringify({ prompt: 'a cat saw a dog and'.slice(0, 1 + ((i * 5) % 19)), id: i })}\n`,
+  ).join('');
 });
 test.after(() => rlhf.remove());
 
@@ -19,7 +22,11 @@ test('answers do not depend on how many are decoded side by side', async () => {
   for (const size of ['1', '5', '64']) outputs.push(await rlhf.succeed([...SAMPLE, '--batch-size', size], prompts));
   assert.is(outputs[1], outputs[0]);
   assert.is(outputs[2], outputs[0]);
-  assert.is.not(await rlhf.succeed([...SAMPLE.slice(0, -3), '--seed', '5', '--quiet'], prompts), outputs[0], 'another seed');
+  assert.is.not(
+    await rlhf.succeed([...SAMPLE.slice(0, -3), '--seed', '5', '--quiet'], prompts),
+    outputs[0],
+    'another seed',
+  );
   const answers = jsonLines(outputs[0]).flatMap((row) => row.completions);
   assert.ok(new Set(answers).size > 30, 'rows and samples differ');
 });
@@ -28,21 +35,36 @@ test('the shards together are the unsharded output, row for row', async () => {
   const whole = (await rlhf.succeed(SAMPLE, prompts)).trimEnd().split('\n');
   assert.is(whole.length, 13);
   const parts: string[][] = [];
-  for (let i = 0; i < 3; i++) parts.push((await rlhf.succeed([...SAMPLE, '--shard', `${i}/3`], prompts)).trimEnd().split('\n'));
-  assert.equal(whole.map((_, j) => parts[j % 3][Math.floor(j / 3)]), whole);
-  assert.is(parts.reduce((sum, part) => sum + part.length, 0), whole.length);
+  for (let i = 0; i < 3; i++)
+    parts.push((await rlhf.succeed([...SAMPLE, '--shard', `${i}/3`], prompts)).trimEnd().split('\n'));
+  assert.equal(
+    whole.map((_, j) => parts[j % 3][Math.floor(j / 3)]),
+    whole,
+  );
+  assert.is(
+    parts.reduce((sum, part) => sum + part.length, 0),
+    whole.length,
+  );
 });
 
 test('log-probabilities and their sums do not depend on the rows beside', async () => {
-  const rows = Array.from({ length: 11 }, (_, i) => JSON.stringify({ prompt: 'a cat saw a dog'.slice(0, 1 + i), completions: [' and', 'x', ' a bird sat'.slice(i)] }));
+  const rows = Array.from({ length: 11 }, (_, i) =>
+    JSON.stringify({ prompt: 'a cat saw a dog'.slice(0, 1 + i), completions: [' and', 'x', ' a bird sat'.slice(i)] }),
+  );
   const LOGPROBS = ['logprobs', '--model', 'base', '--quiet'];
   const whole = (await rlhf.succeed(LOGPROBS, `${rows.join('\n')}\n`)).trimEnd().split('\n');
-  const single = (await rlhf.succeed([...LOGPROBS, '--batch-size', '1'], `${[...rows].reverse().join('\n')}\n`)).trimEnd().split('\n');
+  const single = (await rlhf.succeed([...LOGPROBS, '--batch-size', '1'], `${[...rows].reverse().join('\n')}\n`))
+    .trimEnd()
+    .split('\n');
   assert.equal(single.reverse(), whole);
 });
 
 /** Σ (observed − expected)² / expected over the first tokens, those expected less than 5 times taken together. */
-function chiSquare(observed: Map<string, number>, probabilities: Map<string, number>, count: number): { statistic: number; degrees: number } {
+function chiSquare(
+  observed: Map<string, number>,
+  probabilities: Map<string, number>,
+  count: number,
+): { statistic: number; degrees: number } {
   let [statistic, degrees, rareSeen, rareExpected] = [0, -1, count, count];
   for (const [token, p] of probabilities) {
     const expected = p * count;
@@ -60,12 +82,18 @@ function chiSquare(observed: Map<string, number>, probabilities: Map<string, num
 test('the frequencies of sampled tokens follow the softmax, in row 0 as in all others (chi-square)', async () => {
   const letters = [...' abcdefghijklmnopqrstuvwxyz'];
   const row = { prompt: 'a cat', completions: letters, finish_reason: letters.map(() => 'length') };
-  const [{ logprobs }] = jsonLines(await rlhf.succeed(['logprobs', '--model', 'base', '--quiet'], `${JSON.stringify(row)}\n`));
+  const [{ logprobs }] = jsonLines(
+    await rlhf.succeed(['logprobs', '--model', 'base', '--quiet'], `${JSON.stringify(row)}\n`),
+  );
   const softmax = new Map(letters.map((letter, i) => [letter, Math.exp(logprobs[i][0])]));
   const count = 3000;
   const one = ['sample', '--model', 'base', '--max-new-tokens', '1', '--batch-size', '500', '--quiet'];
-  const first = jsonLines(await rlhf.succeed([...one, '--k', String(count)], `${JSON.stringify({ prompt: 'a cat' })}\n`))[0].completions as string[];
-  const many = jsonLines(await rlhf.succeed(one, `${JSON.stringify({ prompt: 'a cat' })}\n`.repeat(count))).map((r) => r.completion as string);
+  const first = jsonLines(
+    await rlhf.succeed([...one, '--k', String(count)], `${JSON.stringify({ prompt: 'a cat' })}\n`),
+  )[0].completions as string[];
+  const many = jsonLines(await rlhf.succeed(one, `${JSON.stringify({ prompt: 'a cat' })}\n`.repeat(count))).map(
+    (r) => r.completion as string,
+  );
   for (const [name, drawn] of Object.entries({ 'samples of row 0': first, 'rows of one sample': many })) {
     assert.is(drawn.length, count);
     const observed = new Map<string, number>();
@@ -73,7 +101,10 @@ test('the frequencies of sampled tokens follow the softmax, in row 0 as in all o
     const { statistic, degrees } = chiSquare(observed, softmax, count);
     assert.ok(degrees >= 3, `${degrees} degrees of freedom`);
     // A right sampler passes mean + 4.5 standard deviations with 1 seed in some 10,000; the seed is fixed.
-    assert.ok(statistic < degrees + 4.5 * Math.sqrt(2 * degrees), `${name}: χ² = ${statistic} with ${degrees} degrees of freedom`);
+    assert.ok(
+      statistic < degrees + 4.5 * Math.sqrt(2 * degrees),
+      `${name}: χ² = ${statistic} with ${degrees} degrees of freedom`,
+    );
   }
   assert.is.not(first.slice(0, 50).join(), many.slice(0, 50).join(), 'sample index and row give different numbers');
 });
