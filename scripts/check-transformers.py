@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Load a model folder in Hugging Face transformers and compare its numbers with rlhf's, row by row.
+
+  rlhf logprobs --model DIR < answers.jsonl | python3 scripts/check-transformers.py DIR
+  rlhf score    --model DIR < answers.jsonl | python3 scripts/check-transformers.py DIR
+
+Language models: the log-probabilities of every response token (same ids), and that AutoTokenizer gives the prompt's ids.
+Reward models: the reward, gain * (w.h) + bias, read by AutoModelForSequenceClassification itself; needs rows with
+"prompt" and "completion" as text. An adapter folder (adapter_config.json) is opened by PEFT on its base model.
+Prints one JSON line with the largest differences. Exit 0: all within --tolerance; 1: not; 2: the folder does not load, or
+weights were missing (transformers fills these at random). Needs torch, transformers 4.57 (and peft 0.17). Nothing is downloaded.
+"""
+import argparse
+import json
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def load(folder):
+    """The model in float32 (head included), its kind, its tokenizer, and bias and gain of the reward."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    adapter_path = os.path.join(folder, "adapter_config.json")
+    is_adapter = os.path.exists(adapter_path) and not os.path.exists(os.path.join(folder, "model.safetensors"))
+    base, reward, numbers = folder, False, {}
+    if is_adapter:
+        with open(adapter_path, encoding="utf-8") as file:
+            adapter = json.load(file)
+        base, reward = adapter["base_model_name_or_path"], adapter["task_type"] == "SEQ_CLS"
+        from safetensors import safe_open
+        with safe_open(os.path.join(folder, "adapter_model.safetensors"), "pt") as weights:
+            numbers = json.loads((weights.metadata() or {}).get("rlhf", "{}"))
+    else:
+        config = AutoConfig.from_pretrained(folder)
+        reward = any("SequenceClassification" in name for name in config.architectures or [])
+        numbers = getattr(config, "rlhf", None) or {}
+    auto = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    extra = {"num_labels": 1} if reward and is_adapter else {}
+    model, info = auto.from_pretrained(base, dtype=torch.float32, output_loading_info=True, **extra)
+    missing = [key for key in info["missing_keys"] if not (is_adapter and key == "score.weight")]
+    missing += [str(key) for key in info["mismatched_keys"]]
+    if missing:
+        raise ValueError(f"weights are missing or have another shape: {missing}")
+    if is_adapter:
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(model, folder)
+        unread = [name for name, p in model.named_parameters() if "lora_B" in name and not p.any()]
+        print(f"adapter: {len(unread)} matrices B are zero", file=sys.stderr)
+    has_tokenizer = any(os.path.exists(os.path.join(path, "tokenizer.json")) for path in (folder, base))
+    where = folder if os.path.exists(os.path.join(folder, "tokenizer.json")) else base
+    tokenizer = AutoTokenizer.from_pretrained(where) if has_tokenizer else None
+    bias, gain = numbers.get("reward_bias", 0.0), numbers.get("reward_gain", 1.0)
+    return model.eval(), reward, tokenizer, bias, gain
+
+
+def answers(row):
+    """(tokens, log-probabilities) or rewards of a row, whether it has one completion or several."""
+    if "rewards" in row:
+        ends = row.get("finish_reason") or ["stop"] * len(row["rewards"])
+        return list(zip(row["completions"], ends, row["rewards"]))
+    if "reward" in row:
+        return [(row["completion"], row.get("finish_reason", "stop"), row["reward"])]
+    return list(zip(row["tokens"], row["logprobs"])) if "completions" in row else [(row["tokens"], row["logprobs"])]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest difference allowed (1e-3)")
+    options = parser.parse_args()
+    import torch
+    torch.set_num_threads(1)
+    model, reward, tokenizer, bias, gain = load(options.model)
+    worst = compared = other_prompts = rows = 0
+    for line in sys.stdin:
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        rows += 1
+        for answer in answers(row):
+            with torch.no_grad():
+                if reward:
+                    completion, end, found = answer
+                    ids = tokenizer(row["prompt"])["input_ids"] + tokenizer(completion, add_special_tokens=False)["input_ids"]
+                    if end == "stop":
+                        ids.append(tokenizer.eos_token_id)
+                    wanted = [gain * float(model(input_ids=torch.tensor([ids])).logits[0, 0]) + bias]
+                    found = [found]
+                else:
+                    tokens, found = answer
+                    ids = row["prompt_tokens"] + tokens
+                    logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+                    first = len(row["prompt_tokens"])
+                    every = torch.log_softmax(logits, -1)
+                    wanted = [float(every[t - 1, ids[t]]) for t in range(first, len(ids))]
+            compared += len(found)
+            worst = max([worst] + [abs(a - b) for a, b in zip(found, wanted)])
+            if len(found) != len(wanted):
+                worst = float("inf")
+        if tokenizer and not reward and isinstance(row.get("prompt"), str):
+            other_prompts += tokenizer(row["prompt"])["input_ids"] != row["prompt_tokens"]
+    ok = compared > 0 and worst <= options.tolerance and other_prompts == 0
+    print(json.dumps({"model": options.model, "class": type(model).__name__, "rows": rows, "compared": compared,
+                      "largest_difference": worst, "prompts_with_other_ids": other_prompts, "ok": ok}))
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Exception as error:  # noqa: BLE001: the last line of a script
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
