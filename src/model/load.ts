@@ -1,5 +1,6 @@
 import { RunError } from '../errors.ts';
 import { brokenTensor } from '../files/float_formats.ts';
+import { tokenizerFolder } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
@@ -88,8 +89,8 @@ function draw(planned: PlannedTensor, config: ModelConfig, random: RandomStream)
   return values;
 }
 
-/** Reads a model folder's tokenizer. */
-export const loadTokenizer = (dir: string): Promise<Tokenizer> => Tokenizer.load(dir);
+/** Reads a model folder's tokenizer; an adapter folder without one has its base's. */
+export const loadTokenizer = (dir: string): Promise<Tokenizer> => Tokenizer.load(tokenizerFolder(dir));
 
 /** Writes a model (its weights, or tensors laid out like them such as a moving average) as a Hugging Face folder. */
 export async function saveModel(dir: string, model: Model, tokenizerFrom: string | Record<string, string | Uint8Array>,
