@@ -2,6 +2,7 @@
 
 Everything here follows transformers and the published file formats; nothing is taken from the TypeScript program.
 """
+
 import gzip
 import json
 import math
@@ -20,8 +21,30 @@ DTYPE = getattr(torch, os.environ.get('CHECK_DTYPE', 'float32'))
 CLI = os.environ.get('RLHF', 'node build/cli.js').split()
 
 
+# What make_golden.py keeps: for each run of the program its arguments, and what PyTorch found for it.
+recorded = []
+
+
+def keep(**found):
+    if recorded:
+        recorded[-1].update(found)
+
+
+def signs(length, index):
+    """±1 for places 0…length−1, the same in the test: a bit of a hash of the place."""
+    hashed = torch.arange(length, dtype=torch.int64) * 40503 + index * 9973 + 12345
+    return ((hashed * hashed % 2147483647 >> 13 & 1) * 2 - 1).double()
+
+
+def summary(change):
+    """A tensor's change: its norm and its products with eight ±1 vectors, which give a deviation's norm."""
+    flat = change.flatten()
+    return [float(f'{x:.9g}') for x in [flat.norm().item(), *((flat @ signs(len(flat), i)).item() for i in range(8))]]
+
+
 def rlhf(*args, stdin=None, check=True):
     """Runs the program and returns what it wrote to standard output."""
+    recorded.append({'args': [str(a) for a in args if a != '--quiet'], **({'stdin': stdin} if stdin else {})})
     done = subprocess.run([*CLI, *map(str, args)], input=stdin, capture_output=True, text=True)
     if check and done.returncode != 0:
         sys.exit(f'{args}: exit {done.returncode}\n{done.stderr}')
@@ -67,7 +90,11 @@ class Text:
         return self.tok.encode(text, add_special_tokens=False) + ([self.eos] if finish == 'stop' else [])
 
     def document(self, text):
-        return ([self.bos] if self.bos is not None else []) + self.tok.encode(text, add_special_tokens=False) + [self.eos]
+        return (
+            ([self.bos] if self.bos is not None else [])
+            + self.tok.encode(text, add_special_tokens=False)
+            + [self.eos]
+        )
 
     def pack(self, texts, context):
         """Rows of `context` tokens as lists of segments (ids); a rest of one token is left out."""
@@ -75,7 +102,7 @@ class Text:
         for text in texts:
             ids = self.document(text)
             while ids:
-                part, ids = ids[:context - used], ids[context - used:]
+                part, ids = ids[: context - used], ids[context - used :]
                 row.append(part)
                 used += len(part)
                 if used == context:
@@ -94,7 +121,9 @@ def logprobs(model, ids, temperature=1.0):
 
 def hidden(model, ids):
     """Last hidden states [T,C] of a classifier's or language model's body."""
-    return getattr(model, model.base_model_prefix)(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+    return getattr(model, model.base_model_prefix)(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[
+        0
+    ]
 
 
 def values_of(model, ids):
@@ -121,25 +150,37 @@ def norm(model):
 
 
 def compare_weights(model, before, after, label, width=None):
-    """Largest deviation of one tensor's update, relative to the update's norm; prints the worst three. Returns the worst."""
+    """Largest deviation of one tensor's update, relative to the update's norm; prints the worst two."""
     start, ours = load_file(f'{before}/model.safetensors'), load_file(f'{after}/model.safetensors')
     theirs = {k: v.detach() for k, v in model.state_dict().items()}
-    found = []
+    found, changes = [], {}
     for name, tensor in ours.items():
         name2 = name if name in theirs else next(k for k in theirs if k.endswith(name))
         want, got, base = theirs[name2].double(), tensor.double(), start.get(name, torch.zeros_like(tensor)).double()
         if name.endswith('c_attn.bias'):  # the key bias has no gradient but rounding's
-            keep = torch.ones_like(want, dtype=torch.bool)
+            counted = torch.ones_like(want, dtype=torch.bool)
             third = len(want) // 3
-            keep[third:2 * third] = False
-            want, got, base = want[keep], got[keep], base[keep]
-        if name.endswith('ln_f.bias') and 'score.weight' in ours:  # it adds a constant to all rewards: no gradient either
+            counted[third : 2 * third] = False
+            want, got, base = want[counted], got[counted], base[counted]
+        if (
+            name.endswith('ln_f.bias') and 'score.weight' in ours
+        ):  # it adds a constant to all rewards: no gradient either
             continue
         scale = float((want - base).norm())
+        changes[name] = summary(want - base)
         found.append((float((got - want).norm()) / max(scale, 1e-30), float((got - want).abs().max()), scale, name))
+    keep(
+        **{
+            f'changes {os.path.relpath(after, recorded[-1]["args"][recorded[-1]["args"].index("--out") + 1])}': changes
+        }
+    )
     found.sort(reverse=True)
-    print(f'{label}: worst update {found[0][0]:.2e} ({found[0][3]}, largest {found[0][1]:.1e}, update norm {found[0][2]:.2e})'
-          f'; next {found[1][0]:.2e} ({found[1][3]}); median {found[len(found) // 2][0]:.1e}; {len(found)} tensors', flush=True)
+    print(
+        f'{label}: worst update {found[0][0]:.2e} ({found[0][3]}, largest {found[0][1]:.1e}, '
+        f'update norm {found[0][2]:.2e})'
+        f'; next {found[1][0]:.2e} ({found[1][3]}); median {found[len(found) // 2][0]:.1e}; {len(found)} tensors',
+        flush=True,
+    )
     return found[0][0]
 
 

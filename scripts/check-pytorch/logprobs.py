@@ -1,23 +1,48 @@
 """`rlhf logprobs` and `rlhf score` against transformers in float32.
 
-    python scripts/check-pytorch/logprobs.py MODEL [REWARD_MODEL]
+python scripts/check-pytorch/logprobs.py MODEL [REWARD_MODEL]
 """
+
 import json
 import sys
 import torch
-from folders import Text, causal, close, hidden, logprobs, reward_model, rlhf
+from folders import Text, causal, close, hidden, keep, logprobs, reward_model, rlhf
 
-PROMPTS = ['name[The Eagle], food[Italian]\n', 'First Citizen:\n', 'é', '日本語のテキスト 🙂 \t\u00a0end', 'x' * 30, ' ', 'a\r\nb',
-           'e\u0301 \U0001F468\u200d\U0001F469']
-ANSWERS = ['The Eagle serves Italian food.', '', ' ', '🙂', 'ünïcödé — “quotes”', 'two\nlines\n\n', '\u0000'.replace('\u0000', 'z') * 40]
+PROMPTS = [
+    'name[The Eagle], food[Italian]\n',
+    'First Citizen:\n',
+    'é',
+    '日本語のテキスト 🙂 \t\u00a0end',
+    'x' * 30,
+    ' ',
+    'a\r\nb',
+    'e\u0301 \U0001f468\u200d\U0001f469',
+]
+ANSWERS = [
+    'The Eagle serves Italian food.',
+    '',
+    ' ',
+    '🙂',
+    'ünïcödé — “quotes”',
+    'two\nlines\n\n',
+    '\u0000'.replace('\u0000', 'z') * 40,
+]
 
 
 def cases():
-    rows = [{'prompt': p, 'completion': a, 'extra': {'n': i}} for i, p in enumerate(PROMPTS) for a in ANSWERS[:3 + i % 5]]
-    rows += [{'prompt': PROMPTS[0], 'completion': ANSWERS[0], 'finish_reason': 'length'},
-             {'prompt': PROMPTS[1], 'completions': ANSWERS, 'finish_reason': ['stop', 'length', 'stop', 'length', 'stop', 'stop', 'length']},
-             {'prompt': PROMPTS[2], 'completions': [ANSWERS[4]]},
-             {'prompt': PROMPTS[3], 'completions': ANSWERS[:3]}]
+    rows = [
+        {'prompt': p, 'completion': a, 'extra': {'n': i}} for i, p in enumerate(PROMPTS) for a in ANSWERS[: 3 + i % 5]
+    ]
+    rows += [
+        {'prompt': PROMPTS[0], 'completion': ANSWERS[0], 'finish_reason': 'length'},
+        {
+            'prompt': PROMPTS[1],
+            'completions': ANSWERS,
+            'finish_reason': ['stop', 'length', 'stop', 'length', 'stop', 'stop', 'length'],
+        },
+        {'prompt': PROMPTS[2], 'completions': [ANSWERS[4]]},
+        {'prompt': PROMPTS[3], 'completions': ANSWERS[:3]},
+    ]
     # A length completion without tokens has nothing to read: leave it out of the lists.
     rows[-3]['completions'] = [a or 'y' for a in ANSWERS]
     return rows
@@ -46,12 +71,13 @@ def main(folder, reward=None):
             assert found['prompt_tokens'] == prompt, (found['prompt_tokens'], prompt)
             for i, (answer, reason) in enumerate(zip(*answers_of(row))):
                 ids = text.completion(answer, reason)
-                pick = (lambda k: found[k] if single else found[k][i])
+                pick = lambda k: found[k] if single else found[k][i]
                 assert pick('tokens') == ids, (answer, pick('tokens'), ids)
-                expected = logprobs(model, prompt + ids)[len(prompt) - 1:].tolist()
+                expected = logprobs(model, prompt + ids)[len(prompt) - 1 :].tolist()
                 assert len(pick('logprobs')) == len(ids)
                 got += [*pick('logprobs'), pick('sum') / max(1, len(ids))]
                 want += [*expected, sum(expected) / max(1, len(ids))]
+    keep(numbers=want)
     ok = close(f'logprobs {folder}', got, want, 2e-4)
     if reward:
         judge = reward_model(reward)
@@ -67,6 +93,7 @@ def main(folder, reward=None):
                     want.append(float(raw * judge.reward_gain + judge.reward_bias))
                     whole = judge(input_ids=torch.tensor([ids])).logits[0, 0]
                     plain.append(float(whole - raw))
+        keep(numbers=want)
         ok &= close(f'score {reward}', got, want, 2e-4)
         ok &= close('classifier reads the last token', plain, [0.0] * len(plain), 1e-6)
     return 0 if ok else 1

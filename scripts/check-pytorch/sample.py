@@ -1,35 +1,44 @@
 """`rlhf sample` against transformers: greedy texts, sampled frequencies, and no effect of batches or shards.
 
-    python scripts/check-pytorch/sample.py MODEL PROMPTS.jsonl [CASE…]
+python scripts/check-pytorch/sample.py MODEL PROMPTS.jsonl [CASE…]
 """
+
 import json
 import sys
 import torch
-from folders import Text, causal, rlhf, rows_of
+from folders import Text, causal, keep, rlhf, rows_of
 
 NEW = 24
 
 
 def sample(folder, rows, *flags):
     source = ''.join(json.dumps(r) + '\n' for r in rows)
-    return [json.loads(line) for line in rlhf('sample', '--model', folder, '--quiet', *flags, stdin=source).splitlines()]
+    return [
+        json.loads(line) for line in rlhf('sample', '--model', folder, '--quiet', *flags, stdin=source).splitlines()
+    ]
 
 
 def greedy(folder, rows):
     """Every answer is transformers' up to a place where its two best logits are closer than rounding."""
     text, model = Text(folder), causal(folder)
     found = sample(folder, rows, '--greedy', '--max-new-tokens', NEW, '--batch-size', 7)
-    ended, ok = 0, True
+    ended, ok, answers = 0, True, []
     for row, got in zip(rows, found):
         ids = text.prompt(row['prompt'])
         with torch.no_grad():
-            out = model.generate(torch.tensor([ids]), max_new_tokens=NEW, do_sample=False, eos_token_id=text.eos, pad_token_id=0)[0, len(ids):].tolist()
+            out = model.generate(
+                torch.tensor([ids]), max_new_tokens=NEW, do_sample=False, eos_token_id=text.eos, pad_token_id=0
+            )[0, len(ids) :].tolist()
         stop = out[-1] == text.eos
         want = text.tok.decode(out[:-1] if stop else out, skip_special_tokens=True)
         ended += stop
+        answers.append([want, 'stop' if stop else 'length'])
         if got['completion'] != want or got['finish_reason'] != ('stop' if stop else 'length'):
-            print(f'     {row["prompt"]!r}: {got["completion"]!r} ({got["finish_reason"]}), transformers has {want!r}')
+            print(
+                f'     {row["prompt"]!r}: {got["completion"]!r} ({got["finish_reason"]}), transformers has {want!r}'
+            )
             ok = False
+    keep(answers=answers)
     print(f'{"ok  " if ok else "FAIL"} greedy: {len(rows)} answers, {ended} end with EOS')
     return ok
 
@@ -52,7 +61,12 @@ def frequencies(folder, rows):
     """First tokens against the softmax: chi-square by row, row 0 included; filters keep what they should."""
     text, model, ok = Text(folder), causal(folder), True
     rows = rows[:4]
-    for name, flags in {'plain': [], 'temperature': ['--temperature', 0.6], 'top-k': ['--top-k', 5], 'top-p': ['--top-p', 0.6]}.items():
+    for name, flags in {
+        'plain': [],
+        'temperature': ['--temperature', 0.6],
+        'top-k': ['--top-k', 5],
+        'top-p': ['--top-p', 0.6],
+    }.items():
         k = 3000
         found = sample(folder, rows, '--k', k, '--max-new-tokens', 1, '--batch-size', 256, *flags)
         for i, (row, got) in enumerate(zip(rows, found)):
@@ -70,7 +84,9 @@ def frequencies(folder, rows):
             expected = {}
             for t, q in enumerate(p.tolist()):
                 if q > 0:
-                    word = ('', 'stop') if t == text.eos else (text.tok.decode([t], skip_special_tokens=True), 'length')
+                    word = (
+                        ('', 'stop') if t == text.eos else (text.tok.decode([t], skip_special_tokens=True), 'length')
+                    )
                     expected[word] = expected.get(word, 0.0) + q * k
             counts = {}
             for word in zip(got['completions'], got['finish_reason']):
@@ -85,10 +101,17 @@ def frequencies(folder, rows):
                 chi += (seen_rest - rest) ** 2 / rest
                 freedom += 1
             # Wilson and Hilferty: the cube root is nearly normal; 3.5 standard deviations.
-            z = 0.0 if freedom == 0 else ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / (2 / (9 * freedom)) ** 0.5
+            z = (
+                0.0
+                if freedom == 0
+                else ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / (2 / (9 * freedom)) ** 0.5
+            )
             good = not stray and z < 3.5
             ok &= good
-            print(f'{"ok  " if good else "FAIL"} {name} row {i}: chi-square {chi:.1f} with {freedom} degrees of freedom (z {z:+.1f}){" stray " + str(stray) if stray else ""}')
+            print(
+                f'{"ok  " if good else "FAIL"} {name} row {i}: chi-square {chi:.1f} with {freedom} degrees of freedom '
+                f'(z {z:+.1f}){" stray " + str(stray) if stray else ""}'
+            )
     return ok
 
 

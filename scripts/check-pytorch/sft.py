@@ -4,16 +4,20 @@
 
 `bound` is the largest allowed norm-wise deviation of a tensor's update over the eight steps.
 """
+
 import json
 import shutil
 import sys
 import torch
-from folders import Text, adamw, causal, compare_weights, metrics_of, norm, rlhf, rows_of
+from folders import Text, adamw, causal, compare_weights, keep, metrics_of, norm, rlhf, rows_of
 
 LR, CLIP, BATCH, CONTEXT = 1e-3, 1.0, 5, 128
 bound = 2e-3
-TEMPLATE = ("{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n"
-            "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}")
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
 
 def conversation(text, messages, given=0):
@@ -55,12 +59,49 @@ def nll_sum(model, ids, mask):
     return found[keep].sum()
 
 
-def check(name, model_dir, work, rows, flags=(), decay=0.0, eps=1e-8, packing=False, mix=None, fraction=0.0, weight=1.0, schedule=None):
+def check(
+    name,
+    model_dir,
+    work,
+    rows,
+    flags=(),
+    decay=0.0,
+    eps=1e-8,
+    packing=False,
+    mix=None,
+    fraction=0.0,
+    weight=1.0,
+    schedule=None,
+):
     data, out = f'{work}/{name}.jsonl', f'{work}/{name}'
     open(data, 'w').write(''.join(json.dumps(r) + '\n' for r in rows))
     shutil.rmtree(out, ignore_errors=True)
-    rlhf('train-sft', '--model', model_dir, '--data', data, '--out', out, '--no-shuffle', '--schedule', 'constant', '--lr', LR,
-         '--batch-size', BATCH, '--max-steps', 8, '--weight-decay', decay, '--adam-eps', eps, '--epochs', 3, '--quiet', *flags)
+    rlhf(
+        'train-sft',
+        '--model',
+        model_dir,
+        '--data',
+        data,
+        '--out',
+        out,
+        '--no-shuffle',
+        '--schedule',
+        'constant',
+        '--lr',
+        LR,
+        '--batch-size',
+        BATCH,
+        '--max-steps',
+        8,
+        '--weight-decay',
+        decay,
+        '--adam-eps',
+        eps,
+        '--epochs',
+        3,
+        '--quiet',
+        *flags,
+    )
     text, model = Text(model_dir), causal(model_dir)
     items = [[encode(text, r)] for r in rows]
     if packing:  # rows in order, a new packed row where the next does not fit
@@ -72,10 +113,10 @@ def check(name, model_dir, work, rows, flags=(), decay=0.0, eps=1e-8, packing=Fa
             packed[-1].append(item)
             used += len(item[0])
         items = packed
-    batches = [items[i:i + BATCH] for i in range(0, len(items), BATCH)]
+    batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
     pool = text.pack([r['text'] for r in mix], CONTEXT) if mix else []
     optimizer, log = adamw(model, LR, eps, decay), metrics_of(out)
-    worst, tokens, used = 0.0, 0, 0
+    worst, tokens, used, losses = 0.0, 0, 0, []
     for step in range(8):
         batch = [item for row in batches[step % len(batches)] for item in row]
         count = sum(sum(mask[1:]) for _, mask in batch)
@@ -88,16 +129,25 @@ def check(name, model_dir, work, rows, flags=(), decay=0.0, eps=1e-8, packing=Fa
             used += 1
         if more:
             segments = [s for row in more for s in row]
-            ptx = sum(nll_sum(model, s, [0] + [1] * (len(s) - 1)) for s in segments if len(s) > 1) / sum(len(s) - 1 for s in segments)
+            ptx = sum(nll_sum(model, s, [0] + [1] * (len(s) - 1)) for s in segments if len(s) > 1) / sum(
+                len(s) - 1 for s in segments
+            )
             total = total + weight * ptx
         optimizer.zero_grad()
         total.backward()
         found = norm(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-        worst = max(worst, abs(log[step]['loss'] - loss.item()) / loss.item(), abs(log[step]['grad_norm'] - found) / found)
+        losses.append(loss.item())
+        worst = max(
+            worst, abs(log[step]['loss'] - loss.item()) / loss.item(), abs(log[step]['grad_norm'] - found) / found
+        )
+    keep(loss=losses)
     deviation = compare_weights(model, model_dir, out, name)
-    print(f'{"ok  " if deviation < bound and worst < 1e-4 else "FAIL"} {name}: losses and gradient norms within {worst:.1e}, {used} pretraining rows')
+    print(
+        f'{"ok  " if deviation < bound and worst < 1e-4 else "FAIL"} {name}: '
+        f'metrics within {worst:.1e}, {used} pretraining rows'
+    )
     return deviation < bound and worst < 1e-4
 
 
@@ -109,13 +159,24 @@ def main(model_dir, work, demonstrations, texts, *only):
     json.dump({**config, 'chat_template': TEMPLATE}, open(f'{local}/tokenizer_config.json', 'w'))
     chat = []
     for i, d in enumerate(demos[:16]):
-        turns = [{'role': 'user', 'content': d['prompt'].strip()}, {'role': 'assistant', 'content': d['completion'][:30]}]
+        turns = [
+            {'role': 'user', 'content': d['prompt'].strip()},
+            {'role': 'assistant', 'content': d['completion'][:30]},
+        ]
         other = [{'role': 'user', 'content': 'shorter?'}, {'role': 'assistant', 'content': 'ok ' * (i % 4 + 1)}]
-        chat.append([{'messages': turns}, {'messages': turns[:2] + other if i < 8 else other + other},
-                     {'prompt': other + turns[:1], 'completion': turns[1:]},
-                     {'messages': [{'role': 'system', 'content': 'be brief'}, *other]}][i % 4])
+        chat.append(
+            [
+                {'messages': turns},
+                {'messages': turns[:2] + other if i < 8 else other + other},
+                {'prompt': other + turns[:1], 'completion': turns[1:]},
+                {'messages': [{'role': 'system', 'content': 'be brief'}, *other]},
+            ][i % 4]
+        )
     short = [{'text': r['text'][:n]} for n, r in zip([60, 90, 5, 120, 33, 70, 11], prose)]
-    instructions = [{'instruction': 'Describe it.', 'input': d['prompt'] if i % 2 else '', 'output': d['completion']} for i, d in enumerate(demos[:6])]
+    instructions = [
+        {'instruction': 'Describe it.', 'input': d['prompt'] if i % 2 else '', 'output': d['completion']}
+        for i, d in enumerate(demos[:6])
+    ]
     cases = {
         'pairs': lambda n: check(n, model_dir, work, demos),
         'decay': lambda n: check(n, model_dir, work, demos, decay=0.1, eps=1e-6),
@@ -123,8 +184,16 @@ def main(model_dir, work, demonstrations, texts, *only):
         'chat': lambda n: check(n, local, work, chat),
         'text': lambda n: check(n, model_dir, work, short + instructions + demos[:3]),
         'packing': lambda n: check(n, model_dir, work, (short + demos) * 3, ['--packing'], packing=True),
-        'mix': lambda n: check(n, model_dir, work, demos, ['--pretrain', texts, '--pretrain-fraction', 0.3, '--pretrain-weight', 0.7],
-                               mix=prose, fraction=0.3, weight=0.7),
+        'mix': lambda n: check(
+            n,
+            model_dir,
+            work,
+            demos,
+            ['--pretrain', texts, '--pretrain-fraction', 0.3, '--pretrain-weight', 0.7],
+            mix=prose,
+            fraction=0.3,
+            weight=0.7,
+        ),
     }
     return 0 if all([run(name) for name, run in cases.items() if not only or name in only]) else 1
 
