@@ -3,10 +3,11 @@
 //   node scripts/check-llama-cpp.mjs MODEL_DIR --llama /path/elsewhere [--tokens 32] [--text FILE] [--prompts FILE.jsonl]
 // f16: the same ids for ten prompts, the same greedy tokens, log-probabilities of a text close to ours.
 // q8_0: the same most likely token as f16 on 98 % of the text's positions. Exit 1 where one of these fails.
-// The text is the prompts with the model's own greedy answers, unless --text gives another. A text that the model finds
-// hard has more near ties: SmolLM2-135M (from Q4_1) keeps 99 % on its own answers, 95 % on an essay of ours; rounding the
-// weights alone accounts for 2 of those 5 (float32 arithmetic on the rounded weights keeps 98 %), the rest is that
-// llama.cpp rounds activations to 8 bits as well. Keeping attention and ffn_down in F16 gave 97.5 %, so all are Q8_0.
+// The text is the prompts with the model's own greedy answers, unless --text gives another. How often q8_0 agrees depends on
+// how sure the model is of that text: SmolLM2-135M (from Q4_1) keeps 99 % on one long greedy answer to a chat prompt, 95 %
+// on the default text and on an essay. On the essay float32 arithmetic with the rounded weights keeps 98 %, F16 99 %: most
+// of the loss is llama.cpp's rounding of activations to 8 bits. Attention and ffn_down in F16 gave 97.5 % for a file a third
+// larger, so all matrices are Q8_0, as llama.cpp's own converter has them.
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
