@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { UsageError } from './errors.ts';
-import { clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
+import { clearLeftovers, outputError, removeWhole, writeFileAtomic } from './files/atomic.ts';
 import { MetricsLog } from './metrics_log.ts';
 import { show } from './option_values.ts';
 import { namedSettings } from './settings.ts';
@@ -196,7 +196,7 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
     mkdirSync(join(path, 'checkpoints'), { recursive: true });
     await clearLeftovers(path);
     await clearLeftovers(join(path, 'checkpoints'));
-    if (state === 'new' || state === 'started') removeRun(path);
+    if (state === 'new' || state === 'started') await removeRun(path, record);
     const metrics = new MetricsLog(join(path, 'metrics.jsonl'));
     const folder = RunFolder.make(path, state, record, metrics);
     if (state !== 'complete') await folder.note({});
@@ -216,13 +216,17 @@ function contents(path: string): { model: boolean; checkpoints: boolean } {
   };
 }
 
-/** Removes what runs write, and nothing else: the folder may hold other files. */
-function removeRun(path: string): void {
-  for (const name of ownFolders) rmSync(join(path, name), { recursive: true, force: true });
-  for (const name of readdirSync(path)) {
-    if (name === 'metrics.jsonl' || name === 'rlhf.json' || modelFiles.includes(name) || isWeights(name))
-      rmSync(join(path, name));
-  }
+/**
+ * Removes what runs write, and nothing else: the folder may hold other files. Killed in between, it leaves the old run whole
+ * but for its checkpoints, or one that has just started: the new record stands before anything else goes.
+ */
+async function removeRun(path: string, record: RunRecord): Promise<void> {
+  removeWhole(join(path, 'checkpoints'));
+  await writeFileAtomic(join(path, 'rlhf.json'), `${JSON.stringify(record, null, 2)}\n`);
+  for (const name of ownFolders) removeWhole(join(path, name));
+  const files = readdirSync(path).filter((name) => name === 'metrics.jsonl' || modelFiles.includes(name) || isWeights(name));
+  // Weights first: there are none without their config.
+  for (const name of files.sort((a, b) => Number(isWeights(b)) - Number(isWeights(a)))) rmSync(join(path, name));
   mkdirSync(join(path, 'checkpoints'));
 }
 

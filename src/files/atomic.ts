@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, renameSync, rmSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { RunError } from '../errors.ts';
@@ -121,6 +121,15 @@ export async function writeFolderAtomic(path: string, fill: (aside: string) => P
     releaseAside(aside);
     releaseAside(old);
   }
+}
+
+/** Removes a folder, if it is there, after giving it another name: under its own it is whole or gone at any moment. */
+export function removeWhole(path: string): void {
+  if (!existsSync(path)) return;
+  const aside = asideName(path, 'tmp');
+  renameSync(path, aside);
+  rmSync(aside, { recursive: true, force: true });
+  releaseAside(aside);
 }
 
 /** Flushes every file and folder under `path`, and `path` itself. */

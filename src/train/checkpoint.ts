@@ -1,8 +1,8 @@
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFile } from 'node:fs/promises';
 import { RunError } from '../errors.ts';
-import { asideName, releaseAside, writeFolderAtomic } from '../files/atomic.ts';
+import { removeWhole, writeFolderAtomic } from '../files/atomic.ts';
 import { brokenTensor } from '../files/float_formats.ts';
 import { openSafetensors, writeSafetensors } from '../files/safetensors.ts';
 import type { Tensor } from '../gpu/tensor.ts';
@@ -45,12 +45,7 @@ export async function saveCheckpoint(folder: string, parts: readonly Part[], sta
     await writeFile(join(aside, 'state.json'), `${JSON.stringify(state)}\n`);
   });
   for (const other of readdirSync(folder)) {
-    if (!NAME.test(other) || other === name) continue;
-    // First renamed, then removed file by file: a checkpoint that bears its name is whole.
-    const aside = asideName(join(folder, other), 'tmp');
-    renameSync(join(folder, other), aside);
-    rmSync(aside, { recursive: true, force: true });
-    releaseAside(aside);
+    if (NAME.test(other) && other !== name) removeWhole(join(folder, other));
   }
 }
 
