@@ -11,6 +11,7 @@ export default defineConfig({
   clean: ['!rlhf*'], // all but what `npm run build:binary` made
   minify: false,
   splitting: true,
+  silent: true,
   external: ['webgpu'],
   noExternal: [/^(?!webgpu$).*/],
   loader: loaders as Record<keyof typeof loaders, 'text'>,
