@@ -4,89 +4,83 @@ import { matmul, type Mode } from '../gpu/ops/matmul.ts';
 import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
-import { persistent, scratch, stage, upload, vector, type Tensor } from '../gpu/tensor.ts';
-import type { BenchCase, BenchRun } from '../stages/bench.ts';
+import { persistent, stage, upload, vector, type Tensor } from '../gpu/tensor.ts';
+import type { BenchCase, BenchRun } from './measure.ts';
 
-/** Waits for everything submitted, by reading one number back. */
-export async function finished(tensor: Tensor): Promise<void> {
-  await stage(tensor.rows > 1 && (tensor.stride * 4) % 256 === 0 ? tensor.rowRange(0, 1) : tensor).read();
+/** Single kernels; with `large` also sizes that keep a GPU busy. */
+export function kernelCases(large: boolean): BenchCase[] {
+  const gemms = large ? [...GEMMS, ...LARGE_GEMMS] : GEMMS;
+  const attentions = large ? [...ATTENTIONS, ...LARGE_ATTENTIONS] : ATTENTIONS;
+  return [
+    ...MODES.flatMap((mode) => gemms.map((size) => gemm(mode, size))),
+    ...attentions.map(attentionForward),
+    ...attentions.map(attentionBackward),
+    crossEntropy(2048, 128, 1024),
+    ...(large ? [crossEntropy(8192, 768, 50257)] : []),
+    optimiser(2 ** 20),
+    ...(large ? [optimiser(2 ** 27)] : []),
+  ];
 }
 
-/** A recorded program as something to time: `repeat` runs of it for each wait. */
-export function programRun(program: Program, wait: Tensor, repeat: number, more: Omit<BenchRun, 'run' | 'repeat' | 'submit'>): BenchRun {
-  const submit = (): void => {
-    for (let i = 0; i < repeat; i++) program.run();
-  };
-  return {
-    ...more,
-    repeat,
-    dispatches: program.dispatches,
-    submit: () => program.run(),
-    async run() {
-      submit();
-      await finished(wait);
-    },
-  };
-}
+const MODES: Mode[] = ['nn', 'nt', 'tn'];
+const GEMMS = [[2048, 512, 128], [4096, 512, 512], [512, 64, 64], [512, 1024, 64], [1000, 43, 172], [64, 384, 128]] as const;
+const LARGE_GEMMS = [[4096, 4096, 4096], [8192, 3072, 768], [8192, 768, 3072]] as const;
+const ATTENTIONS = [[16, 128, 4, 32], [32, 64, 4, 32]] as const;
+const LARGE_ATTENTIONS = [[8, 1024, 12, 64], [2, 4096, 12, 64]] as const;
 
-const filled = (tensor: Tensor): Tensor => {
-  upload(tensor, Float32Array.from({ length: tensor.rows * tensor.cols }, (_, i) => ((i * 2654435761) % 2048) / 2048 - 0.5));
-  return tensor;
-};
-
-const GEMMS: [number, number, number][] = [[2048, 512, 128], [4096, 512, 512], [512, 64, 64], [512, 1024, 64], [1000, 43, 172], [64, 384, 128]];
-
-/** Benchmarks of single kernels. */
-export function kernelCases(): BenchCase[] {
-  const cases: BenchCase[] = [];
-  for (const mode of ['nn', 'nt', 'tn'] as Mode[]) for (const [M, N, K] of GEMMS) cases.push(gemm(mode, M, N, K));
-  return [...cases, attentionCase(false), attentionCase(true), crossEntropy(), optimiser()];
-}
-
-function gemm(mode: Mode, M: number, N: number, K: number): BenchCase {
+function gemm(mode: Mode, [M, N, K]: readonly [number, number, number]): BenchCase {
   return {
     name: `gemm_${mode}`,
     shape: { M, N, K },
     async prepare() {
-      const a = filled(mode === 'tn' ? persistent(K, M) : persistent(M, K));
-      const b = filled(mode === 'nt' ? persistent(N, K) : persistent(K, N));
+      const [a, b] = [filled(mode === 'tn' ? persistent(K, M) : persistent(M, K)), filled(mode === 'nt' ? persistent(N, K) : persistent(K, N))];
       const c = persistent(M, N);
-      const program = await record(() => matmul(mode, a, b, c)).ready();
       const flops = 2 * M * N * K;
       const repeat = Math.max(1, Math.min(200, Math.round(4e9 / flops)));
-      return programRun(program, vector(1), repeat, { flops, bytes: 4 * (M * K + N * K + M * N) });
+      return programRun(await record(() => matmul(mode, a, b, c)).ready(), [a, b, c], repeat, { flops, bytes: 4 * (M * K + N * K + M * N) });
     },
   };
 }
 
-function attentionCase(backward: boolean): BenchCase {
-  const [rows, T, heads, headDim] = [16, 128, 4, 32];
+type AttentionSize = readonly [rows: number, T: number, heads: number, headDim: number];
+
+const attentionForward = (size: AttentionSize): BenchCase => attentionCase('attention_forward', size, 1, async (forward) => record(() => forward(false)).ready());
+
+/** The backward pass alone: what a recording of both has more than one of the forward pass. */
+const attentionBackward = (size: AttentionSize): BenchCase => attentionCase('attention_backward', size, 2.5, async (forward) => {
+  const both = await record(() => forward(true)).ready();
+  both.run();
+  both.commands.splice(0, record(() => forward(false)).commands.length);
+  return both;
+});
+
+function attentionCase(name: string, [rows, T, heads, headDim]: AttentionSize, cost: number,
+  recorded: (forward: (training: boolean) => void) => Promise<Program>): BenchCase {
   const N = rows * T;
   return {
-    name: backward ? 'attention_backward' : 'attention_forward',
+    name,
     shape: { rows, T, heads, headDim },
     async prepare() {
       const qkv = filled(persistent(N, 3 * heads * headDim));
-      const spans = Array.from({ length: rows }, (_, r) => ({ first: r * T, length: T }));
-      const list = attentionTiles(spans, headDim);
+      const dO = filled(persistent(N, heads * headDim));
+      const list = attentionTiles(Array.from({ length: rows }, (_, r) => ({ first: r * T, length: T })), headDim);
       const tiles = persistent(list.length / 4, 4);
       upload(tiles, list);
-      const program = await record(() => {
-        const tape = new Tape(backward);
+      const program = await recorded((training) => {
+        const tape = new Tape(training);
         const o = attention(tape, qkv, { heads, kvHeads: heads, headDim }, tiles);
-        if (!backward) return;
-        tape.give(o, scratch(N, heads * headDim));
+        if (!training) return;
+        tape.give(o, dO);
         tape.backward();
-      }).ready();
-      // Products of a causal row: q·k and p·v forward (T²/2 each), five more backward, which includes a forward pass here.
-      const flops = rows * heads * T * T * headDim * 2 * (backward ? 3.5 : 1);
-      return programRun(program, vector(1), 10, { flops, tokens: N });
+      });
+      // q·k and p·v of a causal row take T²/2 dot products each; the gradient takes five such products.
+      const flops = rows * heads * T * T * headDim * 2 * cost;
+      return programRun(program, [qkv, dO, tiles], Math.max(1, Math.min(20, Math.round(2e9 / flops))), { flops, tokens: N });
     },
   };
 }
 
-function crossEntropy(): BenchCase {
-  const [M, C, V] = [2048, 128, 1024];
+function crossEntropy(M: number, C: number, V: number): BenchCase {
   return {
     name: 'cross_entropy',
     shape: { M, C, V },
@@ -99,13 +93,14 @@ function crossEntropy(): BenchCase {
         tokenLogprob(tape, h, w, targets, stats, { dLogp });
         tape.backward();
       }).ready();
-      return programRun(program, vector(1), 4, { flops: 6 * M * C * V, tokens: M });
+      // Logits, and their products for the gradients of h and W.
+      return programRun(program, [h, w.value, w.grad, targets, dLogp, stats], 4, { flops: 6 * M * C * V, tokens: M });
     },
   };
 }
 
-function optimiser(): BenchCase {
-  const n = 1 << 20;
+/** Gradient norm, clipping and AdamW over n parameters. */
+function optimiser(n: number): BenchCase {
   return {
     name: 'adamw',
     shape: { parameters: n },
@@ -117,7 +112,33 @@ function optimiser(): BenchCase {
         gradientNorm({ gradients: [gradients], maxNorm: 1, out: norm });
         adamw({ values, gradients, m, v, decayCount: n }, norm, hyper);
       }).ready();
-      return programRun(program, norm, 4, { bytes: 4 * 8 * n });
+      // The gradient is read twice; parameters and both moments are read and written.
+      return programRun(program, [values, gradients, m, v, hyper, norm], 4, { bytes: 4 * 8 * n });
     },
   };
+}
+
+/** A recorded program as something to time, `repeat` runs of it for each wait; `tensors` are its own. */
+function programRun(program: Program, tensors: Tensor[], repeat: number, counts: Pick<BenchRun, 'tokens' | 'flops' | 'bytes'>): BenchRun {
+  const done = vector(1); // nothing writes it: to read it is to wait for what was submitted before
+  return {
+    ...counts,
+    repeat,
+    submit: () => program.run(),
+    async run() {
+      for (let i = 0; i < repeat; i++) program.run();
+      await stage(done).read();
+    },
+    dispose: () => [...tensors, done].forEach(({ buffer }) => buffer.destroy()),
+  };
+}
+
+const PATTERN = Float32Array.from({ length: 2 ** 16 }, (_, i) => ((i * 2654435761) % 2048) / 2048 - 0.5);
+
+/** Fills a tensor with numbers from −0.5 to 0.5. */
+function filled(tensor: Tensor): Tensor {
+  const values = new Float32Array(tensor.rows * tensor.cols);
+  for (let at = 0; at < values.length; at += PATTERN.length) values.set(PATTERN.subarray(0, Math.min(PATTERN.length, values.length - at)), at);
+  upload(tensor, values);
+  return tensor;
 }

@@ -83,7 +83,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   process.env.XDG_RUNTIME_DIR ??= '/tmp';
   const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia'];
   if (options.validation === false) toggles.push('skip_validation', 'disable_robustness');
-  const flags = [`enable-dawn-features=${toggles.join(',')}`];
+  const flags = [`enable-dawn-features=${toggles.join(',')}`, 'disable-dawn-features=timestamp_quantization'];
   if (options.adapter) flags.push(`adapter=${options.adapter}`);
   instance = dawn.create(flags);
   // tfjs asks for navigator.gpu before it takes a device.

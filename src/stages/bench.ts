@@ -1,114 +1,79 @@
 import { readFileSync } from 'node:fs';
+import { kernelCases } from '../bench/kernels.ts';
+import { measure, type BenchCase, type Line } from '../bench/measure.ts';
+import { modelCases } from '../bench/models.ts';
+import { ppoIteration } from '../bench/ppo.ts';
+import { startup } from '../bench/startup.ts';
 import type { RunContext } from '../context.ts';
-import { UsageError } from '../errors.ts';
-import { adapterName } from '../gpu/device.ts';
+import { Interrupted, UsageError } from '../errors.ts';
+import { adapterName, turn } from '../gpu/device.ts';
 import type { BenchSettings } from '../options.ts';
 import { openSession } from '../train/session.ts';
-import { kernelCases } from '../bench/kernels.ts';
-import { modelCases } from '../bench/models.ts';
 
-/** One measured thing: what it is, and how to run it once and wait for it. */
-export interface BenchCase {
-  name: string;
-  shape: Record<string, number | string>;
-  /** Makes it ready; the first run is not counted. Returns one timed run, which resolves when the device is done. */
-  prepare(): Promise<BenchRun>;
-}
-
-export interface BenchRun {
-  run(): Promise<void>;
-  /** Tokens, floating-point operations and bytes of one run, where they mean something. */
-  tokens?: number;
-  flops?: number;
-  bytes?: number;
-  /** Dispatches of one run. */
-  dispatches?: number;
-  /** Runs that are submitted before one wait, for things that take less than a few milliseconds. */
-  repeat?: number;
-  /** Submits without waiting: what the host itself spends on a run. */
-  submit?(): void;
-}
-
-/** Times parts of the program on this device: a JSON line each on standard output, a table on standard error. */
+/**
+ * Times parts of the program on this device: a JSON line each on standard output, a table on standard error. With --model,
+ * training and sampling of that model. With --against, how many times as fast as the lines of an earlier run.
+ */
 export async function bench(settings: BenchSettings, context: RunContext): Promise<void> {
-  const opened = await openSession(settings, context);
-  const cases = [...kernelCases(), ...modelCases(settings)];
-  const wanted = settings.names;
-  for (const name of wanted) {
-    if (!cases.some((c) => c.name === name || c.name.startsWith(`${name}_`))) {
-      throw new UsageError(`bench: no ${JSON.stringify(name)}`, `there are ${[...new Set(cases.map((c) => c.name))].join(', ')}`);
-    }
-  }
-  const chosen = wanted.length > 0 ? cases.filter((c) => wanted.some((n) => c.name === n || c.name.startsWith(`${n}_`))) : cases;
-  const earlier = settings.against ? readEarlier(settings.against) : new Map<string, number>();
-  const adapter = adapterName(opened.info);
-  context.log(`${adapter}; median of ${settings.steps} runs`);
-  for (const one of chosen) {
+  const earlier = settings.against ? readLines(settings.against) : new Map<string, number>();
+  const { info, software } = await openSession(settings, context);
+  const all = [...(settings.model ? [] : kernelCases(!software)), ...modelCases(settings),
+    ...(settings.model ? [] : [ppoIteration(), startup(settings.device)])];
+  const adapter = adapterName(info);
+  context.log(`${adapter}; medians of up to ${settings.steps} runs`);
+  for (const one of chosen(all, settings.names, software)) {
     const line = await measure(one, settings.steps);
     const before = earlier.get(key(line));
-    const ratio = before === undefined ? {} : { ratio: before / line.ms };
-    await context.stdout.write(JSON.stringify({ ...line, ...ratio, adapter }));
-    context.log(row(line, before));
+    if (before !== undefined) line.ratio = Number((before / line.ms).toPrecision(4));
+    await context.stdout.write(JSON.stringify({ ...line, adapter }));
+    context.log(tableRow(line));
+    await turn();
+    if (context.signal.aborted) throw new Interrupted();
   }
 }
 
-interface Line { name: string; shape: Record<string, number | string>; ms: number; [more: string]: unknown }
-
-async function measure({ name, shape, prepare }: BenchCase, steps: number): Promise<Line> {
-  const started = performance.now();
-  const { run, tokens, flops, bytes, dispatches, repeat = 1, submit } = await prepare();
-  await run();
-  const first = performance.now() - started;
-  const times: number[] = [];
-  for (let i = 0; i < steps; i++) {
-    const at = performance.now();
-    await run();
-    times.push((performance.now() - at) / repeat);
+/** The named cases (`gemm` stands for all that begin with `gemm_`), or all that suit the device. */
+function chosen(cases: readonly BenchCase[], names: readonly string[], software: boolean): BenchCase[] {
+  const fits = (one: BenchCase, name: string): boolean => one.name === name || one.name.startsWith(`${name}_`) && !(one.large && software);
+  for (const name of names) {
+    if (cases.some((one) => fits(one, name))) continue;
+    throw new UsageError(`bench: there is no ${JSON.stringify(name)}`, `there are ${[...new Set(cases.map((one) => one.name))].join(', ')}`);
   }
-  times.sort((a, b) => a - b);
-  const ms = times[times.length >> 1];
-  let host: number | undefined;
-  if (submit) {
-    const at = performance.now();
-    submit();
-    host = performance.now() - at;
-    await run();
-  }
-  const round = (x: number): number => Number(x.toPrecision(4));
-  return {
-    name,
-    shape,
-    ms: round(ms),
-    ms_min: round(times[0]),
-    ms_max: round(times.at(-1)!),
-    first_ms: round(first),
-    ...(tokens === undefined ? {} : { tokens_per_second: round((tokens / ms) * 1000) }),
-    ...(flops === undefined ? {} : { gflops: round(flops / ms / 1e6) }),
-    ...(bytes === undefined ? {} : { bytes }),
-    ...(dispatches === undefined ? {} : { dispatches }),
-    ...(host === undefined ? {} : { host_ms: round(host) }),
-  };
+  return names.length === 0 ? cases.filter((one) => !(one.large && software)) : cases.filter((one) => names.some((name) => fits(one, name)));
 }
 
-const key = ({ name, shape }: { name: string; shape: unknown }): string => `${name} ${JSON.stringify(shape)}`;
+/** What is the same case in two runs. */
+const key = ({ name, shape }: Pick<Line, 'name' | 'shape'>): string => `${name} ${JSON.stringify(shape)}`;
 
-function readEarlier(path: string): Map<string, number> {
+/** Milliseconds of each case in a file of lines. */
+function readLines(path: string): Map<string, number> {
   const found = new Map<string, number>();
   readFileSync(path, 'utf8').split('\n').forEach((text, i) => {
     if (text.trim() === '') return;
+    let line: Partial<Line> | null = null;
     try {
-      const line = JSON.parse(text) as Line;
-      found.set(key(line), line.ms);
+      line = JSON.parse(text) as Partial<Line> | null;
     } catch {
-      throw new UsageError(`${path}:${i + 1}: not a line of rlhf bench`);
+      // told below
     }
+    if (typeof line?.name !== 'string' || typeof line.ms !== 'number' || typeof line.shape !== 'object') {
+      throw new UsageError(`--against ${path}:${i + 1}: not a line of rlhf bench`);
+    }
+    found.set(key(line as Line), line.ms);
   });
   return found;
 }
 
-function row(line: Line, before: number | undefined): string {
-  const shape = Object.values(line.shape).join('×');
-  const rate = line.gflops !== undefined ? `${line.gflops} GFLOP/s` : line.tokens_per_second !== undefined ? `${line.tokens_per_second} tokens/s` : '';
-  const ratio = before === undefined ? '' : `  ${(before / line.ms).toFixed(2)} × as fast as before`;
-  return `${line.name.padEnd(20)} ${shape.padEnd(22)} ${String(line.ms).padStart(9)} ms  ${rate}${ratio}`;
+function tableRow(line: Line): string {
+  const rate = line.gflops !== undefined && line.tokens_per_second === undefined ? `${line.gflops} GFLOP/s`
+    : line.episodes_per_second !== undefined ? `${line.episodes_per_second} episodes/s`
+      : line.tokens_per_second !== undefined ? `${line.tokens_per_second} tokens/s`
+        : line.gbytes_per_second !== undefined ? `${line.gbytes_per_second} GB/s` : '';
+  const device = line.gpu_ms === undefined ? '' : `  GPU ${line.gpu_ms} ms, ${line.dispatches} dispatches`;
+  const ratio = line.ratio === undefined ? '' : `  ${line.ratio} × as fast`;
+  const parts = line.first_step_ready_ms === undefined ? '' : `  first step ready after ${line.first_step_ready_ms} ms`;
+  const kernels = (line.kernels as { kernel: string; ms: number; share: number; dispatches: number }[] | undefined)?.slice(0, 8)
+    .map(({ kernel, ms, share, dispatches }) =>
+      `\n  ${kernel.padEnd(22)} ${String(ms).padStart(8)} ms ${(100 * share).toFixed(0).padStart(3)} %  ${dispatches} dispatches`) ?? [];
+  return `${line.name.padEnd(18)} ${Object.values(line.shape).join('×').padEnd(24)} ${String(line.ms).padStart(8)} ms  ${rate}${ratio}${device}${parts}${kernels.join('')}`;
 }
