@@ -221,7 +221,7 @@ test('fuzz: mutated files', async () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return Math.floor((state / 2 ** 32) * n);
   };
-  for (let i = 0; i < Number(process.env.RLHF_FUZZ ?? 400); i++) {
+  for (let i = 0; i < Number(process.env.RLHF_FUZZ_CASES ?? 400); i++) {
     let bytes = Buffer.from(i % 3 === 0 ? gzipSync(source) : source);
     for (let change = random(4); change >= 0; change--) {
       const at = random(bytes.length + 1);

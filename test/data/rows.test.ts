@@ -141,7 +141,7 @@ test('texts', () => {
   refuses(asText, { text: ['a'] }, /"text" is a list, expected a text/);
 });
 
-/** Any JSON gives a row or a RowError with one line. RLHF_FUZZ sets the number. */
+/** Any JSON gives a row or a RowError with one line. RLHF_FUZZ_CASES sets the number. */
 test('fuzz: valid rows with fields replaced', () => {
   let state = 3;
   const random = (n: number) => {
@@ -162,7 +162,7 @@ test('fuzz: valid rows with fields replaced', () => {
   ];
   const readers: Reader[] = [asText, asPrompt, asDemonstration, asCompletions, asRanking];
   const read = new Set<number>();
-  for (let i = 0; i < Number(process.env.RLHF_FUZZ ?? 600); i++) {
+  for (let i = 0; i < Number(process.env.RLHF_FUZZ_CASES ?? 600); i++) {
     const row: Record<string, unknown> = { ...valid[random(valid.length)] };
     for (let change = random(3); change > 0; change--) row[names[random(names.length)]] = values[random(values.length)];
     readers.forEach((reader, r) => {

@@ -214,14 +214,14 @@ test('other broken files and roles', async () => {
   assert.match(error!.message, /tokenizer\.json: not UTF-8/);
 });
 
-/** Mutated files either load and then encode and decode, or fail with a UsageError. RLHF_FUZZ sets the number. */
+/** Mutated files either load and then encode and decode, or fail with a UsageError. RLHF_FUZZ_CASES sets the number. */
 test('fuzz: mutated tokenizer.json', () => {
   const source = JSON.stringify(read('stories260K/tokenizer.json'));
   const config = read('stories260K/tokenizer_config.json');
   const random = lcg(7);
   const snippets = ['null', '-1', '1e99', '"', '[]', '{}', '{"type":"Sequence"}', '"\\ud800"', ',', 'true', '0.5'];
   let loaded = 0;
-  for (let i = 0; i < Number(process.env.RLHF_FUZZ ?? 300); i++) {
+  for (let i = 0; i < Number(process.env.RLHF_FUZZ_CASES ?? 300); i++) {
     // Most of the file is vocabulary: aim half of the mutations at the first and last parts.
     const ends = random(2) === 0 ? random(1800) : random(source.length);
     const at = random(2) === 0 ? ends : Math.max(0, source.length - 1 - ends);
