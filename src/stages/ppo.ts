@@ -109,7 +109,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     // 2. Score the sampled ids themselves; a response cut off without EOS loses the penalty
     const scores = await reward.scores(episodes).catch(async (error) => {
       if (!context.signal.aborted) throw error;
-      // Ctrl-C reaches a reward program too. The policy is as it was before this iteration.
+      // Ctrl-C has ended a reward program. The policy is as it was before this iteration.
       await checkpoint(parts, folder, iteration, { controller });
       context.progress.end();
       throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);

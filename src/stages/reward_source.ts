@@ -41,17 +41,29 @@ export async function sameTokenizer(dir: string, tokenizer: Tokenizer, option: s
 /** Runs a program once through `sh -c`: completions rows in, one scored row back for each, in order. */
 function runProgram(command: string, answers: readonly Answer[], context: RunContext): Promise<number[]> {
   return new Promise((resolve, reject) => {
-    const child = spawn('sh', ['-c', command], { stdio: ['pipe', 'pipe', 'inherit'] });
-    const abort = (): void => void child.kill();
+    // A process group of its own: Ctrl-C reaches it through us alone, and ends what the shell has started as well.
+    const child = spawn('sh', ['-c', command], { stdio: ['pipe', 'pipe', 'inherit'], detached: true });
+    const end = (): void => {
+      try {
+        process.kill(-child.pid!, 'SIGTERM');
+      } catch {
+        // It has ended by itself.
+      }
+    };
+    const abort = (): void => {
+      end();
+      reject(new RunError(`--reward cmd:${command}: stopped`));
+    };
     context.signal.addEventListener('abort', abort, { once: true });
+    process.once('exit', end);
     let output = '';
     child.stdout.setEncoding('utf8').on('data', (chunk: string) => (output += chunk));
     child.stdin.on('error', () => {}); // a program that stops reading early is told by its exit or its missing rows
     child.on('error', (error) => reject(new RunError(`--reward cmd:${command}: ${error.message}`)));
-    child.on('close', async (code, signal) => {
+    child.on('close', (code, signal) => {
       context.signal.removeEventListener('abort', abort);
+      process.off('exit', end);
       if (code !== 0) {
-        await new Promise((wait) => setTimeout(wait, 50)); // a Ctrl-C that ended the program is on its way to us too
         reject(new RunError(`--reward cmd:${command}: ended with ${signal ?? `exit code ${code}`}`));
         return;
       }
