@@ -112,7 +112,7 @@ test('Ctrl-C while a reward program is at work saves and exits at once', async (
   process.kill(-child.pid!, 'SIGINT'); // as a terminal does: the whole process group
   const { code, stderr } = await ended;
   assert.is(code, 130, stderr);
-  assert.ok(performance.now() - signalled < 10_000, 'it did not wait for the program');
+  assert.ok(performance.now() - signalled < 40_000, 'it did not wait for the program');
   assert.match(stderr, /stopped after iteration 2: go on with --resume\n$/);
   assert.equal(soundFolder(rlhf.path('cmd'), 10), { lines: 2, checkpoint: 2 });
   rmSync(rlhf.path('slow'));
