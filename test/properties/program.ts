@@ -46,16 +46,6 @@ export async function buildWholeProgram(): Promise<WholeProgram> {
     outExtension: { '.js': '.mjs' },
     loader: { '.wgsl': 'text', '.html': 'text', '.css': 'text', '.txt': 'text' },
     logLevel: 'error',
-    // A stage that is not there concerns its own command only.
-    plugins: [
-      {
-        name: 'stages',
-        setup: ({ onResolve }) =>
-          onResolve({ filter: /^\.\.\/stages\// }, ({ path, resolveDir }) =>
-            existsSync(join(resolveDir, path)) ? undefined : { path, external: true },
-          ),
-      },
-    ],
   });
   const program = join(folder, 'program', 'cli.mjs');
   const start = (args: string[], options: SpawnOptions = {}): ChildProcess =>
