@@ -1,4 +1,5 @@
 import type { RunContext } from '../context.ts';
+import { UsageError } from '../errors.ts';
 import { arenaBytes, stage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
 import type { ModelConfig } from '../model/config.ts';
@@ -44,6 +45,7 @@ function trainStep(name: string, source: Source, B: number, T: number): BenchCas
     async prepare() {
       const model = source.load(true);
       const { config, weights } = model;
+      if (T < 2 || T > config.context) throw new UsageError(`--length ${T}: the context of ${source.name} has ${config.context} tokens, and a row needs 2`);
       const training = new LikelihoodTraining(model, { dropout: 0, seed: 0, microBatchTokens: defaultMicroBatchTokens() }, silent);
       const optimizer = new Optimizer('adam', weights, ADAM);
       const rows = likelihoodRows(B, T, config.vocabSize);
@@ -80,6 +82,8 @@ function sampling(name: string, source: Source, prompts: number, longest: number
     shape: { model: source.name, prompts, new_tokens: newTokens },
     async prepare() {
       const model = source.load(false);
+      const { context } = model.config;
+      if (longest + newTokens > context) throw new UsageError(`bench ${name}: the context of ${source.name} has ${context} tokens, ${longest + newTokens} are sampled`);
       const generator = new Generator(model.decoder, { slots: prompts, length: longest + newTokens, ends: [] });
       const requests = Array.from({ length: prompts }, (_, row): Request =>
         ({ prompt: idsOf(longest - (row % 9), row, model.config.vocabSize), row, sample: 0, maxNewTokens: newTokens }));
