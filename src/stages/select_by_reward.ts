@@ -1,5 +1,5 @@
 import type { RunContext } from '../context.ts';
-import { collectRows, RowTooLong } from '../data/collect.ts';
+import { collectRows, RowError, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import { asDemonstration, type Prompt } from '../data/rows.ts';
 import { generate } from '../model/generate.ts';
@@ -18,7 +18,8 @@ export async function rewardOfAnswers(settings: SftSettings, model: Model, token
   const reward = await openReward(settings.selectByReward!, tokenizer, context);
   const { rows: prompts } = await collectRows(settings.evalData!, (value) => {
     const row = asDemonstration(value);
-    const prompt: Prompt = row.kind === 'pair' ? row.prompt : row.kind === 'chat' ? row.messages.slice(0, -1) : row.text;
+    if (row.kind === 'text') throw new RowError('a text has no prompt to answer, which --select-by-reward needs');
+    const prompt: Prompt = row.kind === 'pair' ? row.prompt : row.messages.slice(0, -1);
     const ids = encodePrompt(tokenizer, prompt);
     if (ids.length < model.config.context) return { prompt, ids };
     throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${model.config.context} leaves no room for an answer`);
