@@ -101,7 +101,7 @@ fi
 
 # --- Evaluation on 547 prompts that no stage has seen ---
 
-answers() { rlhf sample --model "$1" --max-new-tokens 56 --seed "$seed" "${@:2}" < "$restaurants/dev-prompts.jsonl"; }
+answers() { rlhf sample --model "$1" --batch-size 64 --max-new-tokens 56 --seed "$seed" "${@:2}" < "$restaurants/dev-prompts.jsonl"; }
 scored() { answers "$@" | rlhf score --model rm; }
 best_of() { node "$root/scripts/best-of-n.mjs" "$1" < "$2"; }
 
