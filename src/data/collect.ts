@@ -122,3 +122,7 @@ function report(dropped: { bad: number; long: number }, policy: RowPolicy): void
   if (dropped.bad > 0) policy.warn?.(`dropped ${count(dropped.bad)} that could not be used (--skip-bad-rows)`);
   if (dropped.long > 0) policy.warn?.(`dropped ${count(dropped.long)} too long for the context (--skip-long)`);
 }
+
+/** SHA-256 of each source by its name, as a run's record keeps them. */
+export const hashesOf = (sources: readonly SourceDigest[]): Record<string, string> =>
+  Object.fromEntries(sources.map(({ source, sha256 }) => [source, sha256]));

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunContext } from '../context.ts';
-import { collectRows, RowTooLong } from '../data/collect.ts';
+import { collectRows, hashesOf, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import { asPrompt } from '../data/rows.ts';
 import { Interrupted, RunError } from '../errors.ts';
@@ -206,7 +206,7 @@ async function readPrompts(settings: PpoSettings, tokenizer: Tokenizer, policy: 
     if (settings.truncate && room > 0) return { prompt, ids: ids.slice(ids.length - room) };
     throw new RowTooLong(`the prompt has ${ids.length} tokens; with --max-new-tokens ${settings.maxNewTokens} the context has room for ${Math.max(0, room)}`);
   }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
-  return { rows, hashes: Object.fromEntries(sources.map(({ source, sha256 }) => [source, sha256])) };
+  return { rows, hashes: hashesOf(sources) };
 }
 
 const seconds = (from: number, to: number): number => Number(((to - from) / 1000).toFixed(3));

@@ -1,5 +1,5 @@
 import type { RunContext } from '../context.ts';
-import { collectRows } from '../data/collect.ts';
+import { collectRows, hashesOf } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
 import { stage } from '../gpu/tensor.ts';
@@ -26,7 +26,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const policy = { skipBadRows: settings.skipBadRows, plainText: true, warn: (line: string) => context.warn(line) };
   const read = async (sources: string[]): Promise<{ texts: string[]; hashes: Record<string, string> }> => {
     const { rows, sources: digests } = await collectRows(sources, asText, policy);
-    return { texts: rows, hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])) };
+    return { texts: rows, hashes: hashesOf(digests) };
   };
   const data = await read(settings.data);
   const heldOut = settings.evalData && await read(settings.evalData);

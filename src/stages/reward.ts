@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
-import { collectRows, type RowPolicy } from '../data/collect.ts';
+import { collectRows, hashesOf, type RowPolicy } from '../data/collect.ts';
 import { encodeCompletion, encodeDemonstration, encodePrompt } from '../data/encode.ts';
 import { asDemonstration, asRanking } from '../data/rows.ts';
 import { UsageError } from '../errors.ts';
@@ -242,7 +242,7 @@ export async function readRankings(sources: string[], tokenizer: Tokenizer, cont
       margin: margin ?? 0,
     };
   }, policy);
-  return { rankings: rows, hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])) };
+  return { rankings: rows, hashes: hashesOf(digests) };
 }
 
 async function readDemonstrations(sources: string[], tokenizer: Tokenizer, contextLength: number, settings: RowSettings,
@@ -250,5 +250,5 @@ async function readDemonstrations(sources: string[], tokenizer: Tokenizer, conte
   const length = { context: contextLength, truncate: settings.truncate };
   const { rows, sources: digests } = await collectRows(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length).ids,
     { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
-  return { rows, hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])) };
+  return { rows, hashes: hashesOf(digests) };
 }

@@ -1,5 +1,5 @@
 import type { RunContext } from '../context.ts';
-import { collectRows, type RowPolicy } from '../data/collect.ts';
+import { collectRows, hashesOf, type RowPolicy } from '../data/collect.ts';
 import { encodeDemonstration, encodeDocument } from '../data/encode.ts';
 import { asDemonstration, asText } from '../data/rows.ts';
 import { readFileSync } from 'node:fs';
@@ -124,7 +124,7 @@ async function demonstrationRows(sources: string[], tokenizer: Tokenizer, model:
   const { rows, sources: digests } = await collectRows(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length), policy);
   return {
     rows: rows.map(({ ids, mask }, i) => likelihoodRow(ids, mask, i)),
-    hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])),
+    hashes: hashesOf(digests),
   };
 }
 
@@ -135,7 +135,7 @@ export async function pretrainingRows(sources: string[], tokenizer: Tokenizer, m
   const { rows, sources: digests } = await collectRows(sources, (value) => encodeDocument(tokenizer, asText(value)), policy);
   return {
     rows: documentRows(rows, model.config.context),
-    hashes: Object.fromEntries(digests.map(({ source, sha256 }) => [source, sha256])),
+    hashes: hashesOf(digests),
   };
 }
 
