@@ -101,5 +101,5 @@ async function check({ what, mode, size: [m, n, k], store, result, preactivation
 }
 
 export const matmulTests: KernelTest[] = [
-  { name: 'matmul', kernels: ['matmul'], run: async () => (await Promise.all(forms.map(check))).flat() },
+  { name: 'matmul', kernels: ['matmul', 'matmul_broadcast', 'matmul_tiled'], run: async () => (await Promise.all(forms.map(check))).flat() },
 ];

@@ -1,4 +1,6 @@
 import source from '../../../kernels/matmul.wgsl';
+import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
+import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { f32, launch } from '../program.ts';
@@ -26,12 +28,13 @@ function noBias(): Tensor {
 }
 
 function pick(mode: Mode, store: Store, rows: number): { kernel: Kernel; tileRows: number; tileCols: number } {
-  const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', TM: 0 };
-  if (gpu().subgroup !== 8) return { kernel: kernel('matmul', source, constants), tileRows: 128, tileCols: 64 };
+  const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '' };
+  if (gpu().subgroup !== 8) {
+    return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64 };
+  }
   // Small tiles for few rows: each result is still summed over K in the same order.
   const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
-  constants.TM = tileRows;
-  return { kernel: kernel('matmul', source, constants), tileRows, tileCols: 32 };
+  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, FORM: 'broadcast', TM: tileRows }), tileRows, tileCols: 32 };
 }
 
 /**
