@@ -11,9 +11,15 @@
 //% if (FORM === 'broadcast') {
 enable subgroups;
 //% }
+//% if (FORM === 'broadcast') {
+struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32, a0: u32, b0: u32 }
+@group(0) @binding(0) var A: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var B: texture_storage_2d<rgba32float, read>;
+//% } else {
 struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> A: array<vec4f>;
 @group(0) @binding(1) var<storage, read> B: array<vec4f>;
+//% }
 //% let at = 2;
 //% const usesBias = STORE === 'plain' || STORE === 'residual' || STORE === 'gelu';
 //% if (usesBias) {

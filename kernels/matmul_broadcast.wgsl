@@ -1,6 +1,10 @@
 // matmul_broadcast: the product of matmul.wgsl (which stands before it) for drivers that run subgroups of 8 lanes on a CPU.
 // One subgroup a workgroup, TM × 32 results: a lane owns a vec4 of columns and TM accumulators; A is read a row a lane and
-// spread by broadcast, K by 4. Dispatch (⌈N/32⌉, ⌈M/TM⌉).
+// spread by broadcast, K by 4. A and B are read from storage textures that hold a copy of the buffers, texel after texel, from
+// texel a0 and b0 on (src/gpu/mirror.ts): such a driver loads a texel of a texture in half the time that four numbers of a
+// buffer take it. Dispatch (⌈N/32⌉, ⌈M/TM⌉).
+fn a_at(i: u32) -> vec4f { return textureLoad(A, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
+fn b_at(i: u32) -> vec4f { return textureLoad(B, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let n = w.x * 8 + s;        // this lane's vec4 of columns
@@ -9,19 +13,27 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% for (let i = 0; i < TM; i++) {
   var c${i} = vec4f();
   //% }
+  //% if (MODE === 'tn') {
+  let a_column = p.a0 + min(m0 / 4 + s, p.lda - 1);
+  //% } else { for (let j = 0; j < TM / 8; j++) {
+  let a_row${j} = p.a0 + min(m0 + ${j * 8} + s, p.M - 1) * p.lda;
+  //% } }
+  //% if (MODE === 'nt') { for (let j = 0; j < 4; j++) {
+  let b_row${j} = p.b0 + min(n * 4 + ${j}, p.N - 1) * p.ldb;
+  //% } }
   let steps = (p.K + 3) / 4;
   for (var k = 0u; k < steps; k++) {
     //% if (MODE === 'tn') { for (let j = 0; j < 4; j++) {
-    let a${j} = select(vec4f(), A[min(k * 4 + ${j}, p.K - 1) * p.lda + min(m0 / 4 + s, p.lda - 1)], k * 4 + ${j} < p.K);
+    let a${j} = select(vec4f(), a_at(a_column + min(k * 4 + ${j}, p.K - 1) * p.lda), k * 4 + ${j} < p.K);
     //% } } else { for (let j = 0; j < TM / 8; j++) {
-    let a${j} = A[min(m0 + ${j * 8} + s, p.M - 1) * p.lda + k];
+    let a${j} = a_at(a_row${j} + k);
     //% } }
     //% if (MODE === 'nt') { for (let j = 0; j < 4; j++) {
-    let r${j} = select(vec4f(), B[min(n * 4 + ${j}, p.N - 1) * p.ldb + k], n * 4 + ${j} < p.N);
+    let r${j} = select(vec4f(), b_at(b_row${j} + k), n * 4 + ${j} < p.N);
     //% } for (const [j, x] of [...'xyzw'].entries()) {
     let b_${j} = vec4f(r0.${x}, r1.${x}, r2.${x}, r3.${x});
     //% } } else { for (let j = 0; j < 4; j++) {
-    let b_${j} = B[min(k * 4 + ${j}, p.K - 1) * p.ldb + nc];
+    let b_${j} = b_at(p.b0 + min(k * 4 + ${j}, p.K - 1) * p.ldb + nc);
     //% } }
     //% const spread = MODE === 'tn' ? (i, j) => `a${j}.${'xyzw'[i & 3]}, ${i >> 2}` : (i, j) => `a${i >> 3}.${'xyzw'[j]}, ${i & 7}`;
     //% for (let i = 0; i < TM; i++) {

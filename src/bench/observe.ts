@@ -58,6 +58,7 @@ function observedEncoder(encoder: GPUCommandEncoder, observed: Observed, watch: 
   const seen = {
     clearBuffer: (...args: Parameters<GPUCommandEncoder['clearBuffer']>) => encoder.clearBuffer(...args),
     copyBufferToBuffer: (...args: [GPUBuffer, number, GPUBuffer, number, number]) => encoder.copyBufferToBuffer(...args),
+    copyBufferToTexture: (...args: Parameters<GPUCommandEncoder['copyBufferToTexture']>) => encoder.copyBufferToTexture(...args),
     finish() {
       observed.submits++;
       return encoder.finish();

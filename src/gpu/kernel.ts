@@ -8,6 +8,8 @@ export interface Kernel {
   /** How many bindings are tensors; a uniform, if there is one, comes last. */
   readonly tensors: number;
   readonly hasUniform: boolean;
+  /** The tensors' bindings that the kernel writes. */
+  readonly writes: readonly number[];
   readonly ready: Promise<void>;
   pipeline?: GPUComputePipeline;
 }
@@ -16,7 +18,7 @@ let owner: GPUDevice | undefined;
 let kernels = new Map<string, Kernel>();
 let pending = 0;
 let created = 0;
-const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var<(storage,\s*read_write|storage,\s*read|storage|uniform)>/g;
+const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write|storage,\s*read|storage|uniform)>|\s+\w+: texture_storage_2d<(\w+), read>)/g;
 
 /** Pipelines asked for and not yet compiled, and all asked for: for showing progress before a first step. */
 export const compilation = (): { pending: number; created: number } => ({ pending, created });
@@ -38,13 +40,18 @@ export function kernel(name: string, source: string, constants: Constants = {}):
   if (known) return known;
   const code = renderTemplate(source, all);
   const entries: GPUBindGroupLayoutEntry[] = [];
-  for (const [, binding, kind] of code.matchAll(BINDING)) {
+  for (const [, binding, kind, format] of code.matchAll(BINDING)) {
+    if (format) {
+      entries.push({ binding: Number(binding), visibility: 4, storageTexture: { access: 'read-only', format: format as GPUTextureFormat } });
+      continue;
+    }
     const type = kind === 'uniform' ? 'uniform' : kind.includes('read_write') ? 'storage' : 'read-only-storage';
     entries.push({ binding: Number(binding), visibility: 4, buffer: { type } });
   }
   const layout = device.createBindGroupLayout({ label: name, entries });
-  const uniforms = entries.filter((e) => e.buffer!.type === 'uniform').length;
-  const made: Kernel = { name, layout, tensors: entries.length - uniforms, hasUniform: uniforms > 0, ready: Promise.resolve() };
+  const uniforms = entries.filter((e) => e.buffer?.type === 'uniform').length;
+  const made: Kernel = { name, layout, tensors: entries.length - uniforms, hasUniform: uniforms > 0,
+    writes: entries.filter((e) => e.buffer?.type === 'storage').map((e) => e.binding), ready: Promise.resolve() };
   pending++;
   created++;
   const compile = async (): Promise<void> => {

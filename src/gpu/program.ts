@@ -1,5 +1,6 @@
 import { submit } from './backend.ts';
 import { gpu, tooLarge } from './device.ts';
+import { Mirror, StepMirrors, written, type MirrorCopy } from './mirror.ts';
 import type { Kernel } from './kernel.ts';
 import { Tensor, withScratch } from './tensor.ts';
 
@@ -13,7 +14,7 @@ interface Dispatch {
 }
 interface Clear { kind: 'clear'; tensor: Tensor }
 interface Copy { kind: 'copy'; from: Tensor; to: Tensor }
-type Command = Dispatch | Clear | Copy;
+type Command = Dispatch | Clear | Copy | MirrorCopy;
 
 /**
  * A step of fixed shape: the list of its dispatches with pipelines, bind groups and sizes, made once by running the model's
@@ -22,6 +23,9 @@ type Command = Dispatch | Clear | Copy;
  */
 export class Program<T = unknown> {
   readonly commands: Command[] = [];
+  /** Copies of lasting buffers that are due before a run where the buffer has changed, and the lasting buffers that a run changes. */
+  mirrored: readonly MirrorCopy[] = [];
+  changes: readonly GPUBuffer[] = [];
   /** What the recorded function returned: usually the tensors to upload to and to read. */
   result!: T;
 
@@ -44,6 +48,10 @@ export class Program<T = unknown> {
 
   /** Records the step's commands into an encoder (several programs may go into one submission). */
   encode(encoder: GPUCommandEncoder): void {
+    for (const { texture, buffer, start, end } of this.mirrored) {
+      if (texture.stale) texture.copyFrom(encoder, buffer, start, end);
+      texture.stale = false;
+    }
     let pass: GPUComputePassEncoder | undefined;
     let pipeline: GPUComputePipeline | undefined;
     for (const command of this.commands) {
@@ -58,23 +66,29 @@ export class Program<T = unknown> {
       pass?.end();
       pass = pipeline = undefined;
       if (command.kind === 'clear') encoder.clearBuffer(command.tensor.buffer, command.tensor.offset, command.tensor.bytes);
+      else if (command.kind === 'mirror') command.texture.copyFrom(encoder, command.buffer, command.start, command.end);
       else encoder.copyBufferToBuffer(command.from.buffer, command.from.offset, command.to.buffer, command.to.offset, command.to.bytes);
     }
     pass?.end();
+    for (const buffer of this.changes) written(buffer);
   }
 }
 
 let recording: Program | undefined;
+let mirrors: StepMirrors | undefined;
 
 /** Runs `build`, whose kernel launches become a Program; no work reaches the device yet. */
 export function record<T>(build: () => T): Program<T> {
   if (recording) throw new Error('a step is already being recorded');
   const program = new Program<T>();
   recording = program as Program;
+  mirrors = new StepMirrors((copy) => program.commands.push(copy));
   try {
     program.result = withScratch(build);
+    program.changes = [...mirrors.end()];
+    program.mirrored = [...mirrors.read.values()];
   } finally {
-    recording = undefined;
+    recording = mirrors = undefined;
   }
   return program;
 }
@@ -117,34 +131,40 @@ function uniformBuffer(words: Word[]): GPUBuffer {
 
 const pad = (n: number): number => (n + 3) & ~3;
 
+/** The tensor as a kernel binds it that reads it as a texture (see mirror.ts). */
+export function mirrorOf(tensor: Tensor): Mirror {
+  if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
+  return mirrors.of(tensor);
+}
+
 /**
- * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order, `words` its
- * uniform. `groups` are workgroups in x, y, z.
+ * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order (a mirror where it
+ * reads a texture), `words` its uniform. `groups` are workgroups in x, y, z.
  */
-export function launch(kernel: Kernel, tensors: Tensor[], words: Word[], groups: [number, number?, number?]): void {
+export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word[], groups: [number, number?, number?]): void {
   if (!recording) throw new Error(`kernel ${kernel.name} launched outside a recorded step`);
   if (tensors.length !== kernel.tensors) throw new Error(`kernel ${kernel.name} takes ${kernel.tensors} tensors, got ${tensors.length}`);
   const { device, maxBinding } = gpu();
   const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
+    if (t instanceof Mirror) return { binding, resource: t.texture.view };
     if (t.bytes > maxBinding) throw tooLarge(`kernel ${kernel.name}: a tensor`, t.bytes, maxBinding);
-    return { binding, resource: { buffer: t.buffer, offset: t.offset, size: Math.max(16, (t.bytes + 15) & ~15, 16) } };
+    const size = Math.min(Math.max(16, (t.bytes + 15) & ~15), t.buffer.size - t.offset);
+    return { binding, resource: { buffer: t.buffer, offset: t.offset, size } };
   });
-  for (const e of entries) {
-    const r = e.resource as GPUBufferBinding;
-    r.size = Math.min(r.size!, r.buffer.size - r.offset!);
-  }
   if (kernel.hasUniform) entries.push({ binding: tensors.length, resource: { buffer: uniformBuffer(words) } });
   const group = device.createBindGroup({ label: kernel.name, layout: kernel.layout, entries });
   const [x, y = 1, z = 1] = groups;
   const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
   if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
   recording.commands.push({ kind: 'dispatch', kernel, group, x, y, z });
+  for (const binding of kernel.writes) mirrors!.overwritten((tensors[binding] as Tensor).buffer);
 }
 
 /** Adds a filling with zeros to the recorded step. */
 export function clear(tensor: Tensor): void {
   if (!recording) throw new Error('clear outside a recorded step');
   recording.commands.push({ kind: 'clear', tensor });
+  mirrors!.overwritten(tensor.buffer);
 }
 
 /** Adds a copy between tensors of the same layout to the recorded step. */
@@ -152,4 +172,5 @@ export function copy(from: Tensor, to: Tensor): void {
   if (!recording) throw new Error('copy outside a recorded step');
   if (from.bytes < to.bytes) throw new Error('copy from a smaller tensor');
   recording.commands.push({ kind: 'copy', from, to });
+  mirrors!.overwritten(to.buffer);
 }

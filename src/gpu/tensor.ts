@@ -1,5 +1,6 @@
 import { acquireBuffer, submit } from './backend.ts';
 import { askForBuffer, checkDevice, gpu } from './device.ts';
+import { written } from './mirror.ts';
 
 /**
  * A view of 32-bit numbers in a device buffer: `rows` rows of `cols`, `stride` numbers from row to row.
@@ -89,6 +90,10 @@ function currentArena(): Arena {
 }
 
 const inArena = new WeakMap<Tensor, GPUBuffer>();
+const arenaBuffers = new WeakSet<GPUBuffer>();
+
+/** Whether a buffer is one that recorded steps share, so that its content lasts no longer than a step. */
+export const isScratch = (buffer: GPUBuffer): boolean => arenaBuffers.has(buffer);
 let live: Set<Tensor> | undefined;
 
 /** A tensor of the step that is being recorded, of undefined content; `release` gives it back, or the recording's end. */
@@ -97,6 +102,7 @@ export function scratch(rows: number, cols: number, stride = pad4(cols)): Tensor
   const buffer = currentArena().take(rows * stride * 4);
   const tensor = new Tensor(buffer, rows, cols, stride);
   inArena.set(tensor, buffer);
+  arenaBuffers.add(buffer);
   live.add(tensor);
   return tensor;
 }
@@ -140,6 +146,7 @@ export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint3
   const { queue } = gpu().device;
   const { rows, cols, stride } = tensor;
   if (values.length > rows * cols) throw new Error(`${values.length} values for ${rows} × ${cols}`);
+  written(tensor.buffer);
   if (stride === cols) {
     queue.writeBuffer(tensor.buffer, tensor.offset, values as GPUAllowSharedBufferSource);
     return;

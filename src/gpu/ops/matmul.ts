@@ -3,7 +3,8 @@ import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
-import { f32, launch } from '../program.ts';
+import { MIRROR_WIDTH, type Mirror } from '../mirror.ts';
+import { f32, launch, mirrorOf } from '../program.ts';
 import { persistent, type Tensor } from '../tensor.ts';
 
 /** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
@@ -27,14 +28,15 @@ function noBias(): Tensor {
   return zero;
 }
 
-function pick(mode: Mode, store: Store, rows: number): { kernel: Kernel; tileRows: number; tileCols: number } {
+function pick(mode: Mode, store: Store, rows: number): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
   const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '' };
-  if (gpu().subgroup !== 8) {
-    return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64 };
+  const { subgroup, software } = gpu();
+  if (subgroup !== 8 || !software) {
+    return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64, mirrored: false };
   }
   // Small tiles for few rows: each result is still summed over K in the same order.
   const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
-  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, FORM: 'broadcast', TM: tileRows }), tileRows, tileCols: 32 };
+  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, FORM: 'broadcast', TM: tileRows, WIDTH: MIRROR_WIDTH }), tileRows, tileCols: 32, mirrored: true };
 }
 
 /**
@@ -48,8 +50,8 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
     throw new Error(`matmul ${mode}: [${a.rows},${a.cols}] · [${b.rows},${b.cols}] → [${c.rows},${c.cols}]`);
   }
   if (m === 0 || n === 0) return;
-  const { kernel: made, tileRows, tileCols } = pick(mode, store, m);
-  const tensors = [a, b];
+  const { kernel: made, tileRows, tileCols, mirrored } = pick(mode, store, m);
+  const tensors: (Tensor | Mirror)[] = mirrored ? [mirrorOf(a), mirrorOf(b)] : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);
@@ -57,6 +59,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   tensors.push(c);
   if (store.kind === 'gelu' || store.kind === 'gelu_more') tensors.push(store.preactivation);
   const scale = f32(('scale' in store ? store.scale : undefined) ?? 1);
-  launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale],
+  const starts = tensors.flatMap((t) => ('first' in t ? [t.first] : []));
+  launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale, ...starts],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
 }

@@ -1,0 +1,120 @@
+import { gpu } from './device.ts';
+import { isScratch, type Tensor } from './tensor.ts';
+
+/** Texels in a row of a mirror: a buffer lies in its texture as texel after texel, four numbers each. */
+export const MIRROR_WIDTH = 1024;
+const ROW_BYTES = MIRROR_WIDTH * 16;
+
+/** A tensor as a kernel binds it that reads a storage texture: the texture, and the texel where the tensor begins. */
+export class Mirror {
+  constructor(readonly texture: MirrorTexture, readonly first: number) {}
+}
+
+/** A texture that holds bytes `start` to `end` of a buffer. */
+export class MirrorTexture {
+  readonly view: GPUTextureView;
+  /** For buffers that outlive a step: whether the buffer was written since the last copy. */
+  stale = true;
+  private readonly texture: GPUTexture;
+
+  constructor(readonly rows: number) {
+    this.texture = gpu().device.createTexture({ label: 'mirror', size: [MIRROR_WIDTH, rows], format: 'rgba32float', usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
+    this.view = this.texture.createView();
+  }
+
+  /** Adds the copy of a buffer's bytes to an encoder. */
+  copyFrom(encoder: GPUCommandEncoder, buffer: GPUBuffer, start: number, end: number): void {
+    const texels = Math.floor((end - start) / 16);
+    const rows = Math.floor(texels / MIRROR_WIDTH);
+    if (rows > 0) encoder.copyBufferToTexture({ buffer, offset: start, bytesPerRow: ROW_BYTES }, { texture: this.texture }, [MIRROR_WIDTH, rows]);
+    const rest = texels % MIRROR_WIDTH;
+    if (rest > 0) {
+      encoder.copyBufferToTexture({ buffer, offset: start + rows * ROW_BYTES, bytesPerRow: ROW_BYTES },
+        { texture: this.texture, origin: [0, rows] }, [rest, 1]);
+    }
+  }
+}
+
+const rowsFor = (bytes: number): number => {
+  const rows = Math.ceil(bytes / ROW_BYTES);
+  const step = Math.max(1, 2 ** Math.floor(Math.log2(rows)) / 8);
+  return Math.ceil(rows / step) * step;
+};
+
+let owner: GPUDevice | undefined;
+let lasting = new WeakMap<GPUBuffer, MirrorTexture>();
+let free: MirrorTexture[] = [];
+
+function onThisDevice(): void {
+  if (owner === gpu().device) return;
+  owner = gpu().device;
+  lasting = new WeakMap();
+  free = [];
+}
+
+/** Tells that a buffer's content has changed, so that its mirror is copied anew before it is read. */
+export function written(buffer: GPUBuffer): void {
+  const mirror = lasting.get(buffer);
+  if (mirror) mirror.stale = true;
+}
+
+/** A copy to a mirror: made where a step reaches it, or before a step whose buffer was written since. */
+export interface MirrorCopy { kind: 'mirror'; texture: MirrorTexture; buffer: GPUBuffer; start: number; end: number }
+
+/**
+ * The mirrors of a step that is being recorded. Buffers that the step writes are copied when they are first read as a
+ * texture and again after each write; those that it only reads keep a mirror of their own, which is copied when they have
+ * changed between steps (weights: once an update).
+ */
+export class StepMirrors {
+  /** Lasting mirrors that the step reads. */
+  readonly read = new Map<GPUBuffer, MirrorCopy>();
+  private readonly inStep = new Map<GPUBuffer, MirrorCopy>();
+  private readonly writes = new Set<GPUBuffer>();
+
+  /** @param add adds a copy to the step */
+  constructor(private readonly add: (copy: MirrorCopy) => void) {
+    onThisDevice();
+  }
+
+  /** What to bind for a tensor; its copy is added to the step where it is needed. */
+  of({ buffer, offset, bytes }: Tensor): Mirror {
+    const end = offset + (bytes & ~15);
+    if (!isScratch(buffer) && !this.writes.has(buffer)) {
+      let texture = lasting.get(buffer);
+      if (!texture) lasting.set(buffer, (texture = new MirrorTexture(rowsFor(buffer.size))));
+      this.read.set(buffer, { kind: 'mirror', texture, buffer, start: 0, end: buffer.size });
+      return new Mirror(texture, offset / 16);
+    }
+    let copy = this.inStep.get(buffer);
+    if (!copy || offset < copy.start || end > copy.end) {
+      if (copy) free.push(copy.texture);
+      copy = { kind: 'mirror', texture: take(end - offset), buffer, start: offset, end };
+      this.inStep.set(buffer, copy);
+      this.add(copy);
+    }
+    return new Mirror(copy.texture, (offset - copy.start) / 16);
+  }
+
+  /** A kernel of the step writes this buffer: what was copied of it is old. */
+  overwritten(buffer: GPUBuffer): void {
+    if (!isScratch(buffer)) this.writes.add(buffer);
+    const copy = this.inStep.get(buffer);
+    if (!copy) return;
+    this.inStep.delete(buffer);
+    free.push(copy.texture);
+  }
+
+  /** The step is recorded: its textures serve the next one. Returns the lasting buffers that the step writes. */
+  end(): ReadonlySet<GPUBuffer> {
+    for (const { texture } of this.inStep.values()) free.push(texture);
+    this.inStep.clear();
+    return this.writes;
+  }
+}
+
+function take(bytes: number): MirrorTexture {
+  const rows = rowsFor(bytes);
+  const at = free.findIndex((t) => t.rows === rows);
+  return at >= 0 ? free.splice(at, 1)[0] : new MirrorTexture(rows);
+}
