@@ -2,9 +2,13 @@
 // One subgroup a workgroup, TM × 32 results: a lane owns a vec4 of columns and TM accumulators; A is read a row a lane and
 // spread by broadcast, K by 4. A and B are read from storage textures that hold a copy of the buffers, texel after texel, from
 // texel a0 and b0 on (src/gpu/mirror.ts): such a driver loads a texel of a texture in half the time that four numbers of a
-// buffer take it. Dispatch (⌈N/32⌉, ⌈M/TM⌉).
+// buffer take it. DEPTH vec4s of K a turn of the loop (every accumulator is blended with the loop's mask once a turn).
+// EXACT: K is a multiple of 4 · DEPTH and, in nt, N one of 4; otherwise what lies beyond counts as zero.
+// Dispatch (⌈N/32⌉, ⌈M/TM⌉).
 fn a_at(i: u32) -> vec4f { return textureLoad(A, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
 fn b_at(i: u32) -> vec4f { return textureLoad(B, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
+//% const row = (j) => (EXACT ? `(k * 4 + ${j})` : `min(k * 4 + ${j}, p.K - 1)`); // of K
+//% const within = (value, inside) => (EXACT ? value : `select(vec4f(), ${value}, ${inside})`);
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let n = w.x * 8 + s;        // this lane's vec4 of columns
@@ -20,24 +24,27 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% } }
   //% if (MODE === 'nt') { for (let j = 0; j < 4; j++) {
   let b_row${j} = p.b0 + min(n * 4 + ${j}, p.N - 1) * p.ldb;
-  //% } }
+  //% } } else {
+  let b_column = p.b0 + nc;
+  //% }
   let steps = (p.K + 3) / 4;
-  for (var k = 0u; k < steps; k++) {
-    //% if (MODE === 'tn') { for (let j = 0; j < 4; j++) {
-    let a${j} = select(vec4f(), a_at(a_column + min(k * 4 + ${j}, p.K - 1) * p.lda), k * 4 + ${j} < p.K);
+  for (var k = 0u; k < steps; k += ${DEPTH}) {
+    //% for (let h = 0; h < DEPTH; h++) {
+    //% if (MODE === 'tn') { for (let j = 4 * h; j < 4 * h + 4; j++) {
+    let a${j} = ${within(`a_at(a_column + ${row(j)} * p.lda)`, `k * 4 + ${j} < p.K`)};
     //% } } else { for (let j = 0; j < TM / 8; j++) {
-    let a${j} = a_at(a_row${j} + k);
+    let a${h}_${j} = a_at(a_row${j} + k + ${h});
     //% } }
     //% if (MODE === 'nt') { for (let j = 0; j < 4; j++) {
-    let r${j} = select(vec4f(), b_at(b_row${j} + k), n * 4 + ${j} < p.N);
+    let r${h}_${j} = ${within(`b_at(b_row${j} + k + ${h})`, `n * 4 + ${j} < p.N`)};
     //% } for (const [j, x] of [...'xyzw'].entries()) {
-    let b_${j} = vec4f(r0.${x}, r1.${x}, r2.${x}, r3.${x});
-    //% } } else { for (let j = 0; j < 4; j++) {
-    let b_${j} = b_at(p.b0 + min(k * 4 + ${j}, p.K - 1) * p.ldb + nc);
-    //% } }
-    //% const spread = MODE === 'tn' ? (i, j) => `a${j}.${'xyzw'[i & 3]}, ${i >> 2}` : (i, j) => `a${i >> 3}.${'xyzw'[j]}, ${i & 7}`;
+    let b${4 * h + j} = vec4f(r${h}_0.${x}, r${h}_1.${x}, r${h}_2.${x}, r${h}_3.${x});
+    //% } } else { for (let j = 4 * h; j < 4 * h + 4; j++) {
+    let b${j} = b_at(b_column + ${row(j)} * p.ldb);
+    //% } } }
+    //% const spread = (i, j) => (MODE === 'tn' ? `a${j}.${'xyzw'[i & 3]}, ${i >> 2}` : `a${j >> 2}_${i >> 3}.${'xyzw'[j & 3]}, ${i & 7}`);
     //% for (let i = 0; i < TM; i++) {
-    ${range(4, (j) => `c${i} += subgroupBroadcast(${spread(i, j)}) * b_${j}; `)}
+    ${range(4 * DEPTH, (j) => `c${i} += subgroupBroadcast(${spread(i, j)}) * b${j}; `)}
     //% }
   }
   if (n < (p.N + 3) / 4) {

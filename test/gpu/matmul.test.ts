@@ -36,6 +36,8 @@ const SIZES = [
   [65, 43, 16],
   [129, 31, 64],
   [200, 65, 17],
+  [40, 36, 136],
+  [33, 72, 256],
 ] as const;
 
 /** A, B and C of one product, C full of junk (or zeros in its padding where the store adds to it). */
