@@ -1,7 +1,8 @@
 // Sums and maxima over the LANES lanes of a row, put in front of the kernels that reduce. t is the index in the
 // workgroup of WG lanes; every lane gets the result. LANES = SUBGROUP: one subgroup operation. LANES = WG > SUBGROUP:
 // subgroups first, then workgroup memory. SUBGROUP 0 (no fixed size): a tree in workgroup memory, LANES = WG.
-// The order is fixed, so a run repeats bit for bit.
+// The order is fixed, so a run repeats bit for bit. A driver that runs subgroups of 8 on a CPU reduces lane by lane in a loop,
+// eight broadcasts with a fixed lane take it a quarter of that.
 //% if (SUBGROUP) {
 enable subgroups;
 //% }
@@ -10,12 +11,14 @@ enable subgroups;
 //% const sums = name.startsWith('sum');
 //% const both = (a, b) => (sums ? `${a} + ${b}` : `max(${a}, ${b})`);
 //% const inSubgroup = sums ? 'subgroupAdd' : 'subgroupMax';
+//% const lanes8 = [0, 1, 2, 3, 4, 5, 6, 7].map((lane) => `subgroupBroadcast(v, ${lane})`);
+//% const own = SUBGROUP === 8 ? lanes8.reduce((a, b) => (sums ? `(${a} + ${b})` : `max(${a}, ${b})`)) : `${inSubgroup}(v)`;
 //% if (SUBGROUP && LANES === SUBGROUP) {
-fn ${name}(v: ${type}, t: u32) -> ${type} { return ${inSubgroup}(v); }
+fn ${name}(v: ${type}, t: u32) -> ${type} { return ${own}; }
 //% } else if (SUBGROUP) {
 var<workgroup> ${name}_part: array<${type}, ${WG / SUBGROUP}>;
 fn ${name}(v: ${type}, t: u32) -> ${type} {
-  let own = ${inSubgroup}(v);
+  let own = ${own};
   if (t % ${SUBGROUP} == 0) { ${name}_part[t / ${SUBGROUP}] = own; }
   workgroupBarrier();
   var all = ${name}_part[0];
