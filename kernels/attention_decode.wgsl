@@ -1,12 +1,13 @@
 // attention_decode: one query a row against the row's cache: o = Σ_{j ≤ position} softmax_j(q·k_j·scale) v_j.
 // QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D]; SLOT, POS [A]; O [A, H·D]. Rows without a slot give zeros.
-// Dispatch (A, H), LANES lanes: lane = every LANES-th key with its own running softmax, merged at the end; the order of
-// summation depends on the position alone, not on the rows beside it.
+// Dispatch (H, A) with reduction.wgsl in front, LANES = WG lanes: the heads of a row, which lie side by side in the cache, follow
+// each other. Keys are taken LANES at a time: a lane takes the score of one
+// key, then each lane adds up its own vec4s of the values, KEYS keys at once, with weights that come from the other lanes. So the
+// order of summation depends on the position alone, not on the rows beside it, and no lane holds a whole head.
 //% const D4 = Math.ceil(D / 4), vec = D % 4 === 0;
 //% const list = (n) => [...Array(n).keys()];
-//% if (SUBGROUP) {
-enable subgroups;
-//% }
+//% const part = Math.min(2 ** Math.ceil(Math.log2(D4)), LANES); // lanes that share a key's values
+//% const OWN = Math.ceil(D4 / part), KEYS = LANES / part;
 struct P { H: u32, ld: u32, ldo: u32, width: u32, length: u32, group: u32, scale: f32 }
 //% const array = vec ? 'array<vec4f>' : 'array<f32>';
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
@@ -26,74 +27,96 @@ fn head_${name}(base: u32, j: u32) -> vec4f {
 }
 //% } }
 //% if (!SUBGROUP) {
-var<workgroup> part: array<vec4f, ${LANES}>;
-fn largest(v: f32, s: u32) -> f32 {
-  part[s].x = v;
-  workgroupBarrier();
-  for (var d = ${LANES / 2}u; d > 0; d /= 2) {
-    if (s < d) { part[s].x = max(part[s].x, part[s + d].x); }
-    workgroupBarrier();
-  }
-  let all = part[0].x;
-  workgroupBarrier();
-  return all;
-}
-fn total(v: vec4f, s: u32) -> vec4f {
-  part[s] = v;
-  workgroupBarrier();
-  for (var d = ${LANES / 2}u; d > 0; d /= 2) {
-    if (s < d) { part[s] += part[s + d]; }
-    workgroupBarrier();
-  }
-  let all = part[0];
-  workgroupBarrier();
-  return all;
-}
-//% } else {
-fn largest(v: f32, s: u32) -> f32 { return subgroupMax(v); }
-fn total(v: vec4f, s: u32) -> vec4f { return subgroupAdd(v); }
+var<workgroup> weights: array<f32, ${LANES}>;
 //% }
+//% if (!SUBGROUP && KEYS > 1) {
+var<workgroup> parts: array<vec4f, ${LANES}>;
+//% }
+const LOWEST = -1e30;
+
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
-  let slot = SLOT[w.x];
+  let slot = SLOT[w.y];
   let known = slot != 0xffffffffu;
-  let end = select(0u, min(POS[w.x] + 1, p.length), known);
-  let h = w.y;
-  //% for (const j of list(D4)) {
-  let q${j} = head_QKV(w.x * p.ld + h * ${D}, ${j}) * p.scale;
-  var o${j} = vec4f();
-  //% }
-  var m = -1e30;
-  var z = 0.0;
+  let end = select(0u, min(POS[w.y] + 1, p.length), known);
+  let h = w.x;
+  let first = select(0u, slot * p.length, known);
   let column = (h / p.group) * ${D};
-  for (var j = s; j < end; j += ${LANES}) {
-    let base = (slot * p.length + j) * p.width + column;
+  //% for (const j of list(D4)) {
+  let q${j} = head_QKV(w.y * p.ld + h * ${D}, ${j}) * p.scale;
+  //% }
+  //% for (const i of list(OWN)) {
+  let own${i} = min(s % ${part} + ${i * part}, ${D4 - 1});
+  var o${i} = vec4f();
+  //% }
+  var m = LOWEST;
+  var z = 0.0;
+  for (var j0 = 0u; j0 < end; j0 += ${LANES}) {
+    let base = (first + min(j0 + s, end - 1)) * p.width + column;
     var score = 0.0;
     //% for (const j of list(D4)) {
     score += dot(q${j}, head_K(base, ${j}));
     //% }
-    let top = max(m, score);
+    score = select(LOWEST, score, j0 + s < end);
+    let top = max(m, max1(score, s));
     let shrink = exp(m - top);
-    let e = exp(score - top);
-    z = z * shrink + e;
+    let weight = select(0.0, exp(score - top), j0 + s < end);
+    z = z * shrink + weight;
     m = top;
-    //% for (const j of list(D4)) {
-    o${j} = o${j} * shrink + e * head_V(base, ${j});
+    //% for (const i of list(OWN)) {
+    o${i} *= shrink;
+    //% }
+    //% if (SUBGROUP === 8) { for (let x = 0; x < LANES; x += KEYS) {
+    if (j0 + ${x} < end) {
+      //% const lane = list(KEYS).slice(1).reduce((sum, g) => `select(${sum}, subgroupBroadcast(weight, ${x + g}), s >= ${g * part})`, `subgroupBroadcast(weight, ${x})`);
+      let share = ${lane};
+      let at = (first + min(j0 + ${x} + s / ${part}, end - 1)) * p.width + column;
+      //% for (const i of list(OWN)) {
+      o${i} += share * head_V(at, own${i});
+      //% }
+    }
+    //% } } else {
+    //% if (!SUBGROUP) {
+    weights[s] = weight;
+    workgroupBarrier();
+    //% }
+    let keys = min(${LANES}u, end - j0);
+    for (var x = 0u; x < keys; x += ${KEYS}) {
+      let key = x + s / ${part};
+      let share = ${SUBGROUP ? 'subgroupShuffle(weight, key)' : 'weights[key]'};
+      let at = (first + min(j0 + key, end - 1)) * p.width + column;
+      //% for (const i of list(OWN)) {
+      o${i} += share * head_V(at, own${i});
+      //% }
+    }
+    //% if (!SUBGROUP) {
+    workgroupBarrier();
+    //% }
     //% }
   }
-  let top = largest(m, s);
-  let share = exp(m - top);
-  let sum = total(vec4f(z * share, 0, 0, 0), s).x;
-  let scale = select(0.0, 1 / sum, known);
-  let at = w.x * p.ldo + h * ${D};
-  //% for (const j of list(D4)) {
-  let r${j} = total(o${j} * share, s) * scale;
+  let mass = sum(z, s);
+  let scale = select(0.0, 1 / mass, end > 0);
+  //% if (SUBGROUP) { for (let d = part; d < LANES; d *= 2) {
+  o0 += subgroupShuffleXor(o0, ${d});
+  //% } } else if (KEYS > 1) {
+  parts[s] = o0;
+  workgroupBarrier();
+  o0 = vec4f();
+  for (var g = s % ${part}; g < ${LANES}; g += ${part}) { o0 += parts[g]; }
   //% }
-  if (s == 0) {
-    //% for (const j of list(D4)) { if (vec) {
-    O[at / 4 + ${j}] = r${j};
-    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
-    O[at + ${j * 4 + c}] = r${j}.${'xyzw'[c]};
-    //% } } }
+  //% for (const i of list(OWN)) {
+  if (s < ${part} && s + ${i * part} < ${D4}) {
+    let at = w.y * p.ldo + h * ${D} + (s + ${i * part}) * 4;
+    let o = o${i} * scale;
+    //% if (vec) {
+    O[at / 4] = o;
+    //% } else {
+    let left = ${D} - (s + ${i * part}) * 4;
+    O[at] = o.x;
+    if (left > 1) { O[at + 1] = o.y; }
+    if (left > 2) { O[at + 2] = o.z; }
+    if (left > 3) { O[at + 3] = o.w; }
+    //% }
   }
+  //% }
 }

@@ -8,6 +8,7 @@ import { kernel } from '../kernel.ts';
 import { clear, f32, launch } from '../program.ts';
 import { spread } from '../tape.ts';
 import { scratch, type Tensor } from '../tensor.ts';
+import { wideKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
 
 /** One layer's keys and values: [slots·length, kv·D] each. */
@@ -56,9 +57,10 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   const { heads, kvHeads, headDim } = shape;
   const o = scratch(qkv.rows, heads * headDim);
   if (o.stride !== o.cols) clear(o);
-  launch(kernel('attention_decode', attentionSource, { D: headDim, LANES: gpu().subgroup || 64 }),
+  const { subgroup } = gpu();
+  launch(wideKernel('attention_decode', attentionSource, { subgroup, workgroup: subgroup || 64 }, { D: headDim }),
     [slots, positions, qkv, cache.keys, cache.values, o],
-    [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [qkv.rows, heads]);
+    [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [heads, qkv.rows]);
   return o;
 }
 
