@@ -3,8 +3,8 @@
 // spread by broadcast, K by 4. A and B are read from storage textures that hold a copy of the buffers, texel after texel, from
 // texel a0 and b0 on (src/gpu/mirror.ts): such a driver loads a texel of a texture in half the time that four numbers of a
 // buffer take it. Dispatch (⌈N/32⌉, ⌈M/TM⌉).
-fn a_at(i: u32) -> vec4f { return textureLoad(A, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
-fn b_at(i: u32) -> vec4f { return textureLoad(B, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
+fn a_at(i: u32) -> vec4f { return textureLoad(A, vec2u(i & ${A_WIDTH - 1}, i >> ${Math.log2(A_WIDTH)})); }
+fn b_at(i: u32) -> vec4f { return textureLoad(B, vec2u(i & ${B_WIDTH - 1}, i >> ${Math.log2(B_WIDTH)})); }
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let n = w.x * 8 + s;        // this lane's vec4 of columns

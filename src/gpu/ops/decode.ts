@@ -54,7 +54,7 @@ export function cacheCopy(pairs: Tensor, shape: HeadShape, cache: LayerCache, le
 /** o [A, H·D]: each row's query against its slot's cache up to its position. */
 export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, positions: Tensor, cache: LayerCache, length: number): Tensor {
   const { heads, kvHeads, headDim } = shape;
-  const o = scratch(qkv.rows, heads * headDim);
+  const o = scratch(qkv.rows, heads * headDim, undefined, qkv.storage);
   if (o.stride !== o.cols) clear(o);
   launch(kernel('attention_decode', attentionSource, { D: headDim, LANES: gpu().subgroup || 64 }),
     [slots, positions, qkv, cache.keys, cache.values, o],
