@@ -1,7 +1,8 @@
-import { readFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openModel } from '../../src/files/model_folder.ts';
+import { writeSafetensors } from '../../src/files/safetensors.ts';
 import { prepareData } from '../crash/runs.ts';
 import { buildWholeProgram, jsonLines, metricsOf, type WholeProgram } from '../properties/program.ts';
 
@@ -74,6 +75,30 @@ test('reward model, scores and PPO in f16: the first minibatch has ratio 1 and n
   await rlhf.succeed([...PPO, '--out', 'policy2', '--max-steps', '1']);
   await rlhf.succeed([...PPO, '--out', 'policy2', '--resume']);
   for (const part of [[], ['value'], ['raw']]) assert.ok(weightsOf('policy2', ...part).equals(weightsOf('policy', ...part)), part.join());
+});
+
+test('a value beyond f16 inside a layer stops a run and a reader, which f32 goes through', async () => {
+  const folder = openModel(rlhf.path('base'));
+  const tensors = folder.plan.map(({ name, shape }) => ({ name, shape, data: folder.read(name) }));
+  folder.close();
+  const inner = tensors.filter(({ name }) => /layers?\.0\.mlp\.up_proj\.weight$|h\.0\.mlp\.c_fc\.weight$/.test(name));
+  assert.is(inner.length, 1);
+  const largest = inner[0].data.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+  inner[0].data = inner[0].data.map((x) => (x / largest) * 60000); // each weight fits, the sums of products do not
+  cpSync(rlhf.path('base'), rlhf.path('hot'), { recursive: true });
+  await writeSafetensors(rlhf.path('hot', 'model.safetensors'), tensors);
+  const args = SFT.map((word) => (word === 'base' ? 'hot' : word));
+  const failed = await rlhf.run([...args, '--max-steps', '1', '--out', 'cold', ...F16]);
+  assert.is(failed.code, 1, failed.stderr);
+  assert.match(failed.stderr, /^rlhf: error: step 1: loss is (NaN|-?Infinity)/m);
+  assert.not.ok(existsSync(rlhf.path('cold', 'model.safetensors')));
+  await rlhf.succeed([...args, '--max-steps', '1', '--out', 'warm', '--quiet']);
+  const row = `${JSON.stringify({ prompt: 'a cat', completion: ' sat' })}\n`;
+  const read = await rlhf.run(['logprobs', '--model', 'hot', ...F16], row);
+  assert.is(read.code, 1, read.stderr);
+  assert.match(read.stderr, /^rlhf: error: hot: a log-probability is NaN\nhint: leave --dtype f16 away/m);
+  assert.is(read.stdout, '');
+  await rlhf.succeed(['logprobs', '--model', 'hot', '--quiet'], row);
 });
 
 test('an adapter is trained on f16 weights', async () => {
