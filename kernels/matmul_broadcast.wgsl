@@ -5,8 +5,8 @@
 // buffer take it. DEPTH vec4s of K a turn of the loop (every accumulator is blended with the loop's mask once a turn).
 // EXACT: K is a multiple of 4 · DEPTH and, in nt, N one of 4; otherwise what lies beyond counts as zero.
 // Dispatch (⌈N/32⌉, ⌈M/TM⌉).
-fn a_at(i: u32) -> vec4f { return textureLoad(A, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
-fn b_at(i: u32) -> vec4f { return textureLoad(B, vec2u(i & ${WIDTH - 1}, i >> ${Math.log2(WIDTH)})); }
+fn a_at(i: u32) -> vec4f { return textureLoad(A, vec2u(i & ${A_WIDTH - 1}, i >> ${Math.log2(A_WIDTH)})); }
+fn b_at(i: u32) -> vec4f { return textureLoad(B, vec2u(i & ${B_WIDTH - 1}, i >> ${Math.log2(B_WIDTH)})); }
 //% const row = (j) => (EXACT ? `(k * 4 + ${j})` : `min(k * 4 + ${j}, p.K - 1)`); // of K
 //% const within = (value, inside) => (EXACT ? value : `select(vec4f(), ${value}, ${inside})`);
 @compute @workgroup_size(8)

@@ -1,4 +1,4 @@
-import { persistent, upload } from '../gpu/tensor.ts';
+import { persistent, upload, type Storage } from '../gpu/tensor.ts';
 import type { Head, ModelConfig } from '../model/config.ts';
 import { Decoder } from '../model/decoder.ts';
 import type { Model } from '../model/load.ts';
@@ -24,8 +24,8 @@ export const SMALL_LLAMA: ModelConfig = {
 };
 
 /** A model of pseudo-random weights, made quickly: only times are wanted of it. */
-export function untrained(config: ModelConfig, { trainable, head = 'lm' }: { trainable: boolean; head?: Head }): Model {
-  const weights = new Weights(config, head, trainable);
+export function untrained(config: ModelConfig, { trainable, head = 'lm', dtype }: { trainable: boolean; head?: Head; dtype?: Storage }): Model {
+  const weights = new Weights(config, head, trainable, dtype);
   const planned = new Map(weights.plan.map((t) => [t.name, t]));
   let state = 1;
   weights.load((name) => {

@@ -1,6 +1,6 @@
 import type { RunContext } from '../context.ts';
 import { UsageError } from '../errors.ts';
-import { arenaBytes, stage } from '../gpu/tensor.ts';
+import { arenaBytes, stage, type Storage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { Generator, type Request } from '../model/generate.ts';
@@ -21,19 +21,19 @@ const silent = { log: () => undefined } as unknown as RunContext;
 /** Where a benchmark's model comes from: `name` stands in its shape. */
 interface Source { name: string; load(trainable: boolean): Model }
 
-const fresh = (name: string, config: ModelConfig): Source => ({ name, load: (trainable) => untrained(config, { trainable }) });
+const fresh = (name: string, config: ModelConfig, dtype: Storage): Source => ({ name, load: (trainable) => untrained(config, { trainable, dtype }) });
 
 /** Training and sampling, of the fixed models or of the one in --model. */
-export function modelCases({ model, batch, length }: BenchSettings): BenchCase[] {
+export function modelCases({ model, batch, length, dtype }: BenchSettings): BenchCase[] {
   if (model) {
-    const source: Source = { name: model, load: (trainable) => loadModel(model, { trainable, kind: 'lm' }) };
+    const source: Source = { name: model, load: (trainable) => loadModel(model, { dtype, trainable, kind: 'lm' }) };
     return [trainStep('train_step', source, batch, length), sampling('sample', source, batch, 24, 40)];
   }
   return [
-    trainStep('train_step', fresh('gpt-0.94M', SMALL_GPT), batch, length),
-    sampling('sample', fresh('gpt-0.94M', SMALL_GPT), 64, 24, 40),
-    { ...trainStep('train_step_gpt2', fresh('gpt2-124M', GPT2), 8, 1024), large: true },
-    { ...sampling('sample_gpt2', fresh('gpt2-124M', GPT2), 64, 24, 40), large: true },
+    trainStep('train_step', fresh('gpt-0.94M', SMALL_GPT, dtype), batch, length),
+    sampling('sample', fresh('gpt-0.94M', SMALL_GPT, dtype), 64, 24, 40),
+    { ...trainStep('train_step_gpt2', fresh('gpt2-124M', GPT2, dtype), 8, 1024), large: true },
+    { ...sampling('sample_gpt2', fresh('gpt2-124M', GPT2, dtype), 64, 24, 40), large: true },
   ];
 }
 

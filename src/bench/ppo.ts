@@ -1,3 +1,4 @@
+import type { Storage } from '../gpu/tensor.ts';
 import { Generator } from '../model/generate.ts';
 import { Passes } from '../model/passes.ts';
 import { Scorer } from '../stages/judge.ts';
@@ -12,16 +13,16 @@ import type { BenchCase } from './measure.ts';
 import { ADAM, idsOf } from './models.ts';
 
 /** One iteration as in the quickstart without its pretraining term: 64 episodes, minibatches of 32, 2 epochs. */
-export function ppoIteration(): BenchCase {
+export function ppoIteration(dtype: Storage): BenchCase {
   const [episodes, minibatch, epochs, promptTokens, newTokens] = [64, 32, 2, 30, 30];
   return {
     name: 'ppo_iteration',
     shape: { model: 'llama-0.26M', episodes, minibatch, epochs, prompt_tokens: promptTokens, new_tokens: newTokens },
     async prepare() {
       const config = SMALL_LLAMA;
-      const [policy, value] = [untrained(config, { trainable: true }), untrained(config, { trainable: true, head: 'reward' })];
-      const reference = untrained(config, { trainable: false });
-      const reward = new Scorer(untrained(config, { trainable: false, head: 'reward' }));
+      const [policy, value] = [untrained(config, { trainable: true, dtype }), untrained(config, { trainable: true, head: 'reward', dtype })];
+      const reference = untrained(config, { trainable: false, dtype });
+      const reward = new Scorer(untrained(config, { trainable: false, head: 'reward', dtype }));
       const generator = new Generator(policy.decoder, { slots: episodes, length: promptTokens + newTokens, ends: [] });
       const passes = {
         policyPasses: new Passes(policy.decoder),

@@ -38,6 +38,20 @@ export function floatToHalf(value: number): number {
   return sign | ((rounded - 0x38000000) >>> 13);
 }
 
+/** The binary16 numbers nearest to float32 values (ties to even), as their bits. */
+export function halvesOf(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const halves = new Uint16Array(values.length);
+  for (let i = 0; i < halves.length; i++) {
+    const magnitude = bits[i] & 0x7fffffff;
+    // Numbers that are normal halves too; the few others take the long way.
+    halves[i] = magnitude >= 0x38800000 && magnitude < 0x477ff000
+      ? (bits[i] >>> 16) & 0x8000 | ((magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000) >>> 13)
+      : floatToHalf(values[i]);
+  }
+  return halves;
+}
+
 /** The 16 bits of the bfloat16 number nearest to a float32 (ties to even). */
 export function floatToBfloat(value: number): number {
   word.setFloat32(0, value, true);

@@ -1,8 +1,20 @@
 import { gpu } from './device.ts';
+import { withHalfStorage } from './half_storage.ts';
 import { renderTemplate, type Constants } from './template.ts';
+import type { Storage } from './tensor.ts';
+
+/** A kernel for given constants; its forms differ in which of its tensors are stored as f16. */
+export interface Kernel {
+  readonly name: string;
+  /**
+   * The form for tensors stored like this, in the order of the bindings (f32 where the list ends). Starts its compilation
+   * at the first call and returns the same object ever after: compilations run side by side, and nothing is compiled twice.
+   */
+  form(storages?: readonly Storage[]): Form;
+}
 
 /** A compute pipeline in the making: its layout is known at once, the pipeline when `ready` is fulfilled. */
-export interface Kernel {
+export interface Form {
   readonly name: string;
   readonly layout: GPUBindGroupLayout;
   /** How many bindings are tensors; a uniform, if there is one, comes last. */
@@ -23,10 +35,7 @@ const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write
 /** Pipelines asked for and not yet compiled, and all asked for: for showing progress before a first step. */
 export const compilation = (): { pending: number; created: number } => ({ pending, created });
 
-/**
- * The kernel of a WGSL template for given constants. Starts its compilation at the first call and returns the same
- * object ever after: compilations run side by side, and nothing is compiled twice.
- */
+/** The kernel of a WGSL template for given constants: the same object for the same ones. */
 export function kernel(name: string, source: string, constants: Constants = {}): Kernel {
   const { device } = gpu();
   if (owner !== device) {
@@ -39,6 +48,22 @@ export function kernel(name: string, source: string, constants: Constants = {}):
   const known = kernels.get(key);
   if (known) return known;
   const code = renderTemplate(source, all);
+  const forms = new Map<string, Form>();
+  const made: Kernel = {
+    name,
+    form(storages = []) {
+      const halves = new Set(storages.flatMap((storage, binding) => (storage === 'f16' ? [binding] : [])));
+      const kind = [...halves].join();
+      let form = forms.get(kind);
+      if (!form) forms.set(kind, (form = compile(device, name, withHalfStorage(code, halves), kind ? `${key} f16: ${kind}` : key)));
+      return form;
+    },
+  };
+  kernels.set(key, made);
+  return made;
+}
+
+function compile(device: GPUDevice, name: string, code: string, key: string): Form {
   const entries: GPUBindGroupLayoutEntry[] = [];
   for (const [, binding, kind, format] of code.matchAll(BINDING)) {
     if (format) {
@@ -50,11 +75,11 @@ export function kernel(name: string, source: string, constants: Constants = {}):
   }
   const layout = device.createBindGroupLayout({ label: name, entries });
   const uniforms = entries.filter((e) => e.buffer?.type === 'uniform').length;
-  const made: Kernel = { name, layout, tensors: entries.length - uniforms, hasUniform: uniforms > 0,
+  const made: Form = { name, layout, tensors: entries.length - uniforms, hasUniform: uniforms > 0,
     writes: entries.filter((e) => e.buffer?.type === 'storage').map((e) => e.binding), ready: Promise.resolve() };
   pending++;
   created++;
-  const compile = async (): Promise<void> => {
+  const pipeline = async (): Promise<void> => {
     try {
       made.pipeline = await device.createComputePipelineAsync({
         label: name,
@@ -67,8 +92,7 @@ export function kernel(name: string, source: string, constants: Constants = {}):
       pending--;
     }
   };
-  (made as { ready: Promise<void> }).ready = compile();
+  (made as { ready: Promise<void> }).ready = pipeline();
   made.ready.catch(() => {}); // reported where it is awaited
-  kernels.set(key, made);
   return made;
 }

@@ -1,13 +1,18 @@
 import { gpu } from './device.ts';
-import { isScratch, type Tensor } from './tensor.ts';
+import { bytesOf, isScratch, type Storage, type Tensor } from './tensor.ts';
+
+const ROW_BYTES = 16384;
 
 /** Texels in a row of a mirror: a buffer lies in its texture as texel after texel, four numbers each. */
-export const MIRROR_WIDTH = 1024;
-const ROW_BYTES = MIRROR_WIDTH * 16;
+export const mirrorWidth = (storage: Storage): number => ROW_BYTES / (4 * bytesOf(storage));
 
 /** A tensor as a kernel binds it that reads a storage texture: the texture, and the texel where the tensor begins. */
 export class Mirror {
   constructor(readonly texture: MirrorTexture, readonly first: number) {}
+
+  get storage(): Storage {
+    return this.texture.storage;
+  }
 }
 
 /** A texture that holds bytes `start` to `end` of a buffer. */
@@ -17,17 +22,19 @@ export class MirrorTexture {
   stale = true;
   private readonly texture: GPUTexture;
 
-  constructor(readonly rows: number) {
-    this.texture = gpu().device.createTexture({ label: 'mirror', size: [MIRROR_WIDTH, rows], format: 'rgba32float', usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
+  constructor(readonly rows: number, readonly storage: Storage) {
+    const format = storage === 'f16' ? 'rgba16float' : 'rgba32float';
+    this.texture = gpu().device.createTexture({ label: 'mirror', size: [mirrorWidth(storage), rows], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
     this.view = this.texture.createView();
   }
 
   /** Adds the copy of a buffer's bytes to an encoder. */
   copyFrom(encoder: GPUCommandEncoder, buffer: GPUBuffer, start: number, end: number): void {
-    const texels = Math.floor((end - start) / 16);
-    const rows = Math.floor(texels / MIRROR_WIDTH);
-    if (rows > 0) encoder.copyBufferToTexture({ buffer, offset: start, bytesPerRow: ROW_BYTES }, { texture: this.texture }, [MIRROR_WIDTH, rows]);
-    const rest = texels % MIRROR_WIDTH;
+    const width = mirrorWidth(this.storage);
+    const texels = Math.floor((end - start) / (4 * bytesOf(this.storage)));
+    const rows = Math.floor(texels / width);
+    if (rows > 0) encoder.copyBufferToTexture({ buffer, offset: start, bytesPerRow: ROW_BYTES }, { texture: this.texture }, [width, rows]);
+    const rest = texels % width;
     if (rest > 0) {
       encoder.copyBufferToTexture({ buffer, offset: start + rows * ROW_BYTES, bytesPerRow: ROW_BYTES },
         { texture: this.texture, origin: [0, rows] }, [rest, 1]);
@@ -78,22 +85,23 @@ export class StepMirrors {
   }
 
   /** What to bind for a tensor; its copy is added to the step where it is needed. */
-  of({ buffer, offset, bytes }: Tensor): Mirror {
-    const end = offset + (bytes & ~15);
+  of({ buffer, offset, bytes, storage }: Tensor): Mirror {
+    const texel = 4 * bytesOf(storage);
+    const end = offset + bytes - (bytes % texel);
     if (!isScratch(buffer) && !this.writes.has(buffer)) {
       let texture = lasting.get(buffer);
-      if (!texture) lasting.set(buffer, (texture = new MirrorTexture(rowsFor(buffer.size))));
+      if (!texture) lasting.set(buffer, (texture = new MirrorTexture(rowsFor(buffer.size), storage)));
       this.read.set(buffer, { kind: 'mirror', texture, buffer, start: 0, end: buffer.size });
-      return new Mirror(texture, offset / 16);
+      return new Mirror(texture, offset / texel);
     }
     let copy = this.inStep.get(buffer);
-    if (!copy || offset < copy.start || end > copy.end) {
+    if (!copy || copy.texture.storage !== storage || offset < copy.start || end > copy.end) {
       if (copy) free.push(copy.texture);
-      copy = { kind: 'mirror', texture: take(end - offset), buffer, start: offset, end };
+      copy = { kind: 'mirror', texture: take(end - offset, storage), buffer, start: offset, end };
       this.inStep.set(buffer, copy);
       this.add(copy);
     }
-    return new Mirror(copy.texture, (offset - copy.start) / 16);
+    return new Mirror(copy.texture, (offset - copy.start) / texel);
   }
 
   /** A kernel of the step writes this buffer: what was copied of it is old. */
@@ -113,8 +121,8 @@ export class StepMirrors {
   }
 }
 
-function take(bytes: number): MirrorTexture {
+function take(bytes: number, storage: Storage): MirrorTexture {
   const rows = rowsFor(bytes);
-  const at = free.findIndex((t) => t.rows === rows);
-  return at >= 0 ? free.splice(at, 1)[0] : new MirrorTexture(rows);
+  const at = free.findIndex((t) => t.rows === rows && t.storage === storage);
+  return at >= 0 ? free.splice(at, 1)[0] : new MirrorTexture(rows, storage);
 }

@@ -1,12 +1,12 @@
 import { submit } from './backend.ts';
 import { gpu, tooLarge } from './device.ts';
 import { Mirror, StepMirrors, written, type MirrorCopy } from './mirror.ts';
-import type { Kernel } from './kernel.ts';
+import type { Form, Kernel } from './kernel.ts';
 import { Tensor, withScratch } from './tensor.ts';
 
 interface Dispatch {
   kind: 'dispatch';
-  kernel: Kernel;
+  kernel: Form;
   group: GPUBindGroup;
   x: number;
   y: number;
@@ -138,12 +138,13 @@ export function mirrorOf(tensor: Tensor): Mirror {
 }
 
 /**
- * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order (a mirror where it
- * reads a texture), `words` its uniform. `groups` are workgroups in x, y, z.
+ * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order, f16 or f32 each (a
+ * mirror where it reads a texture), `words` its uniform. `groups` are workgroups in x, y, z.
  */
 export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word[], groups: [number, number?, number?]): void {
   if (!recording) throw new Error(`kernel ${kernel.name} launched outside a recorded step`);
-  if (tensors.length !== kernel.tensors) throw new Error(`kernel ${kernel.name} takes ${kernel.tensors} tensors, got ${tensors.length}`);
+  const form = kernel.form(tensors.map((t) => t.storage));
+  if (tensors.length !== form.tensors) throw new Error(`kernel ${kernel.name} takes ${form.tensors} tensors, got ${tensors.length}`);
   const { device, maxBinding } = gpu();
   const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
     if (t instanceof Mirror) return { binding, resource: t.texture.view };
@@ -151,13 +152,13 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
     const size = Math.min(Math.max(16, (t.bytes + 15) & ~15), t.buffer.size - t.offset);
     return { binding, resource: { buffer: t.buffer, offset: t.offset, size } };
   });
-  if (kernel.hasUniform) entries.push({ binding: tensors.length, resource: { buffer: uniformBuffer(words) } });
-  const group = device.createBindGroup({ label: kernel.name, layout: kernel.layout, entries });
+  if (form.hasUniform) entries.push({ binding: tensors.length, resource: { buffer: uniformBuffer(words) } });
+  const group = device.createBindGroup({ label: kernel.name, layout: form.layout, entries });
   const [x, y = 1, z = 1] = groups;
   const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
   if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
-  recording.commands.push({ kind: 'dispatch', kernel, group, x, y, z });
-  for (const binding of kernel.writes) mirrors!.overwritten((tensors[binding] as Tensor).buffer);
+  recording.commands.push({ kind: 'dispatch', kernel: form, group, x, y, z });
+  for (const binding of form.writes) mirrors!.overwritten((tensors[binding] as Tensor).buffer);
 }
 
 /** Adds a filling with zeros to the recorded step. */
@@ -170,6 +171,7 @@ export function clear(tensor: Tensor): void {
 /** Adds a copy between tensors of the same layout to the recorded step. */
 export function copy(from: Tensor, to: Tensor): void {
   if (!recording) throw new Error('copy outside a recorded step');
+  if (from.storage !== to.storage) throw new Error(`copy from ${from.storage} to ${to.storage}`);
   if (from.bytes < to.bytes) throw new Error('copy from a smaller tensor');
   recording.commands.push({ kind: 'copy', from, to });
   mirrors!.overwritten(to.buffer);

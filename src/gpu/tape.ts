@@ -1,6 +1,6 @@
 import { gpu } from './device.ts';
 import { launch } from './program.ts';
-import { release, scratch, type Tensor } from './tensor.ts';
+import { pad4, release, scratch, type Storage, type Tensor } from './tensor.ts';
 import { kernel } from './kernel.ts';
 import addSource from '../../kernels/add.wgsl';
 
@@ -35,8 +35,16 @@ export class Tape {
   private readonly uses = new Map<Tensor, number>();
   private readonly finished = new Set<Tensor>();
 
-  /** `training` false: nothing is kept, and values are given back as soon as they are done with. */
-  constructor(readonly training: boolean) {}
+  /**
+   * `training` false: nothing is kept, and values are given back as soon as they are done with. `storage` is how values
+   * within a layer are stored; the residual stream, statistics and all gradients are f32.
+   */
+  constructor(readonly training: boolean, readonly storage: Storage = 'f32') {}
+
+  /** A scratch tensor for a value within a layer. */
+  value(rows: number, cols: number): Tensor {
+    return scratch(rows, cols, pad4(cols), this.storage);
+  }
 
   /** Adds an op's backward, which needs the values `keeps`; they live until it has run. */
   push(keeps: Tensor[], backward: () => void): void {

@@ -1,9 +1,16 @@
 import { acquireBuffer, submit } from './backend.ts';
+import { halvesOf, halfValues } from '../files/float_formats.ts';
 import { askForBuffer, checkDevice, gpu } from './device.ts';
 import { written } from './mirror.ts';
 
+/** How a tensor's numbers are stored: f32 (and other 32-bit kinds), or f16, which only where the adapter has `shader-f16`. */
+export type Storage = 'f32' | 'f16';
+
+/** Bytes of a stored number. */
+export const bytesOf = (storage: Storage): 2 | 4 => (storage === 'f16' ? 2 : 4);
+
 /**
- * A view of 32-bit numbers in a device buffer: `rows` rows of `cols`, `stride` numbers from row to row.
+ * A view of numbers in a device buffer: `rows` rows of `cols`, `stride` numbers from row to row.
  * The stride of a matrix is a multiple of 4 and the padding columns hold zeros, so that kernels may read vec4s.
  */
 export class Tensor {
@@ -14,24 +21,26 @@ export class Tensor {
     readonly stride: number,
     /** First byte in the buffer: a multiple of 256. */
     readonly offset = 0,
+    readonly storage: Storage = 'f32',
   ) {}
 
-  /** Bytes from the first number to the end of the last row, as far as the buffer goes. */
+  /** Bytes from the first number to the end of the last row, as far as the buffer goes, in whole words. */
   get bytes(): number {
-    return Math.min(this.rows * this.stride * 4, this.buffer.size - this.offset);
+    return Math.min((this.rows * this.stride * bytesOf(this.storage) + 3) & ~3, this.buffer.size - this.offset);
   }
 
   /** The same numbers seen as rows `first` to `first + count`; the start must fall on a multiple of 256 bytes. */
   rowRange(first: number, count: number): Tensor {
-    const offset = this.offset + first * this.stride * 4;
+    const offset = this.offset + first * this.stride * bytesOf(this.storage);
     if (offset % 256) throw new Error(`row ${first} does not start on a binding boundary`);
-    return new Tensor(this.buffer, count, this.cols, this.stride, offset);
+    return new Tensor(this.buffer, count, this.cols, this.stride, offset, this.storage);
   }
 
-  /** Columns `first` to `first + count` of all rows; the start must fall on a multiple of 64 columns. */
+  /** Columns `first` to `first + count` of all rows; the start must fall on a multiple of 256 bytes. */
   columnRange(first: number, count: number): Tensor {
-    if (first % 64) throw new Error(`column ${first} does not start on a binding boundary`);
-    return first === 0 && count === this.cols ? this : new Tensor(this.buffer, this.rows, count, this.stride, this.offset + first * 4);
+    const offset = this.offset + first * bytesOf(this.storage);
+    if (offset % 256) throw new Error(`column ${first} does not start on a binding boundary`);
+    return first === 0 && count === this.cols ? this : new Tensor(this.buffer, this.rows, count, this.stride, offset, this.storage);
   }
 }
 
@@ -97,10 +106,10 @@ export const isScratch = (buffer: GPUBuffer): boolean => arenaBuffers.has(buffer
 let live: Set<Tensor> | undefined;
 
 /** A tensor of the step that is being recorded, of undefined content; `release` gives it back, or the recording's end. */
-export function scratch(rows: number, cols: number, stride = pad4(cols)): Tensor {
+export function scratch(rows: number, cols: number, stride = pad4(cols), storage: Storage = 'f32'): Tensor {
   if (!live) throw new Error('scratch tensors exist only while a step is recorded');
-  const buffer = currentArena().take(rows * stride * 4);
-  const tensor = new Tensor(buffer, rows, cols, stride);
+  const buffer = currentArena().take(rows * stride * bytesOf(storage));
+  const tensor = new Tensor(buffer, rows, cols, stride, 0, storage);
   inArena.set(tensor, buffer);
   arenaBuffers.add(buffer);
   live.add(tensor);
@@ -131,37 +140,48 @@ export function withScratch<T>(build: () => T): T {
 export const arenaBytes = (): number => currentArena().total;
 
 /** A tensor that lives until `destroy`, filled with zeros. */
-export function persistent(rows: number, cols: number, stride = pad4(cols)): Tensor {
-  const bytes = Math.max(16, rows * stride * 4);
+export function persistent(rows: number, cols: number, stride = pad4(cols), storage: Storage = 'f32'): Tensor {
+  const bytes = Math.max(16, (rows * stride * bytesOf(storage) + 3) & ~3);
   askForBuffer(bytes);
   const buffer = gpu().device.createBuffer({ size: bytes, usage: 0x80 | 0x4 | 0x8 });
-  return new Tensor(buffer, rows, cols, stride);
+  return new Tensor(buffer, rows, cols, stride, 0, storage);
 }
 
 /** A persistent column of `n` numbers, stride 1. */
 export const vector = (n: number): Tensor => persistent(n, 1, 1);
 
-/** Writes host numbers, `rows × cols` without padding, to a tensor. Ordered with the steps submitted before and after. */
+/**
+ * Writes host numbers, `rows × cols` without padding, to a tensor; to f16, each as the nearest half. Ordered with the steps
+ * submitted before and after.
+ */
 export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint32Array): void {
-  const { queue } = gpu().device;
-  const { rows, cols, stride } = tensor;
+  const { rows, cols } = tensor;
   if (values.length > rows * cols) throw new Error(`${values.length} values for ${rows} × ${cols}`);
   written(tensor.buffer);
+  if (tensor.storage === 'f32') write(tensor, new Uint32Array(values.buffer, values.byteOffset, values.length));
+  else write(tensor, halvesOf(values as Float32Array));
+}
+
+function write({ buffer, offset, rows, cols, stride }: Tensor, values: Uint32Array | Uint16Array): void {
+  const { queue } = gpu().device;
+  const bytes = values.BYTES_PER_ELEMENT;
+  const empty = (n: number): typeof values => (bytes === 4 ? new Uint32Array(n) : new Uint16Array((n + 1) & ~1)); // whole words
   if (stride === cols) {
-    queue.writeBuffer(tensor.buffer, tensor.offset, values as GPUAllowSharedBufferSource);
+    let whole = values;
+    if (values.byteLength % 4) (whole = empty(values.length)).set(values);
+    queue.writeBuffer(buffer, offset, whole as GPUAllowSharedBufferSource);
     return;
   }
   const block = Math.max(1, Math.floor((1 << 24) / stride));
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let first = 0; first < rows; first += block) {
     const count = Math.min(block, rows - first);
-    const padded = new Uint32Array(count * stride);
-    for (let r = 0; r < count; r++) padded.set(bits.subarray((first + r) * cols, (first + r + 1) * cols), r * stride);
-    queue.writeBuffer(tensor.buffer, tensor.offset + first * stride * 4, padded);
+    const padded = empty(count * stride);
+    for (let r = 0; r < count; r++) padded.set(values.subarray((first + r) * cols, (first + r + 1) * cols), r * stride);
+    queue.writeBuffer(buffer, offset + first * stride * bytes, padded as GPUAllowSharedBufferSource);
   }
 }
 
-/** Reads tensors back, each as its bytes without padding, in one copy and one wait. */
+/** Reads tensors back, each as its 32-bit numbers without padding (f16 as f32), in one copy and one wait. */
 export async function download(...tensors: Tensor[]): Promise<ArrayBuffer[]> {
   return stage(...tensors).read();
 }
@@ -195,8 +215,8 @@ export function stage(...tensors: Tensor[]): Staged {
       checkDevice();
       const all = staging.getMappedRange();
       const results = tensors.map((t, i) => {
-        if (t.stride === t.cols) return all.slice(starts[i], starts[i] + t.bytes);
-        const source = new Uint32Array(all, starts[i], t.rows * t.stride);
+        if (t.stride === t.cols && t.storage === 'f32') return all.slice(starts[i], starts[i] + t.bytes);
+        const source = t.storage === 'f32' ? new Uint32Array(all, starts[i], t.rows * t.stride) : widened(all, starts[i], t.rows * t.stride);
         const packed = new Uint32Array(t.rows * t.cols);
         for (let r = 0; r < t.rows; r++) packed.set(source.subarray(r * t.stride, r * t.stride + t.cols), r * t.cols);
         return packed.buffer;
@@ -206,6 +226,12 @@ export function stage(...tensors: Tensor[]): Staged {
       return results;
     },
   };
+}
+
+/** The bits of halves as float32. */
+function widened(all: ArrayBuffer, start: number, length: number): Uint32Array {
+  const values = halfValues();
+  return new Uint32Array(Float32Array.from(new Uint16Array(all, start, length), (bits) => values[bits]).buffer);
 }
 
 /** Several staged readings as one. */

@@ -165,9 +165,9 @@ export class Decoder {
 
 /** Gradient checkpointing (Chen et al. 2016): f(x) without keeping anything but x; the backward pass runs f once more. */
 function checkpointed(tape: Tape, x: Tensor, f: (inner: Tape, input: Tensor) => Tensor): Tensor {
-  const y = f(new Tape(false), x);
+  const y = f(new Tape(false, tape.storage), x);
   tape.push([x], () => {
-    const again = new Tape(true);
+    const again = new Tape(true, tape.storage);
     const output = f(again, x);
     again.give(output, tape.take(y));
     again.done(output);

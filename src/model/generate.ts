@@ -66,8 +66,8 @@ export class Generator {
     this.length = Math.min(config.context, options.length);
     const width = config.kvHeads * config.headDim;
     this.caches = Array.from({ length: config.layers }, () => ({
-      keys: persistent(slots * this.length, width, width),
-      values: persistent(slots * this.length, width, width),
+      keys: persistent(slots * this.length, width, width, decoder.weights.storage),
+      values: persistent(slots * this.length, width, width, decoder.weights.storage),
     }));
     this.decode = {
       state: persistent(slots, 8),
@@ -219,7 +219,7 @@ export class Generator {
     const slots = vector(shape.tokens);
     const rows = vector(shape.picks);
     return record(() => {
-      const tape = new Tape(false);
+      const tape = new Tape(false, decoder.weights.storage);
       const hidden = decoder.hidden(tape, input.tokens, {
         attend: (inner, qkv, layer) => {
           cacheWrite(qkv, config, slots, input.tokens.positions, caches[layer], length);
@@ -244,7 +244,7 @@ export class Generator {
     const { config } = decoder;
     const rows = vector(count);
     return record(() => {
-      const tape = new Tape(false);
+      const tape = new Tape(false, decoder.weights.storage);
       const input = { ids: scratch(count, 1, 1), positions: scratch(count, 1, 1), keys: scratch(count, 4) };
       decodeInput(rows, decode.state, input);
       const hidden = decoder.hidden(tape, { ...input, tiles: rows }, {

@@ -4,7 +4,7 @@ import { tokenizerFolder } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
-import { persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import { persistent, upload, type Storage, type Tensor } from '../gpu/tensor.ts';
 import type { Head, ModelConfig, PlannedTensor } from './config.ts';
 import { Decoder } from './decoder.ts';
 import { Weights } from './weights.ts';
@@ -29,6 +29,8 @@ export interface LoadOptions {
   /** Takes a reward model's gain into its head, so that the gain is 1: what training needs. */
   foldGain?: boolean;
   kind?: Head | 'any';
+  /** How matrices and values within a layer are stored (--dtype); trained matrices are kept as f32 too. Default: f32. */
+  dtype?: Storage;
   /** Gives a language model's body another head: a reward head drawn from `seed` or of zeros. */
   newHead?: { kind: 'normal'; seed: number } | { kind: 'zeros' };
 }
@@ -39,7 +41,7 @@ export function loadModel(dir: string, options: LoadOptions = {}): Model {
   try {
     const replaced = options.newHead !== undefined && folder.head === 'lm';
     const head = replaced ? 'reward' : folder.head;
-    const weights = new Weights(folder.config, head, options.trainable ?? false);
+    const weights = new Weights(folder.config, head, options.trainable ?? false, options.dtype);
     const fresh = new Map(weights.plan.filter((t) => t.name === 'score.weight').map((t) => [t.name, t]));
     weights.load((name) => (replaced && fresh.has(name)
       ? newHead(fresh.get(name)!, folder.config, options.newHead!)
@@ -59,8 +61,8 @@ function assemble(folder: ModelFolder, weights: Weights, { gain, bias }: { gain:
 }
 
 /** A freshly drawn model: normal weights with the config's standard deviation, norms 1, biases 0. */
-export function newModel(config: ModelConfig, seed: number, trainable = true, head: Head = 'lm'): Model {
-  const weights = new Weights(config, head, trainable);
+export function newModel(config: ModelConfig, seed: number, trainable = true, head: Head = 'lm', dtype?: Storage): Model {
+  const weights = new Weights(config, head, trainable, dtype);
   const order = new Map(weights.plan.map((t, i) => [t.name, i]));
   const planned = new Map(weights.plan.map((t) => [t.name, t]));
   weights.load((name) => draw(planned.get(name)!, config, new RandomStream(seed, 'initialise', order.get(name)!)));

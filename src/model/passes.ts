@@ -72,7 +72,7 @@ export class Passes<Extra = unknown> {
       gradient: vector(training ? shape.picks : 1),
     };
     const program = record(() => {
-      const tape = new Tape(training);
+      const tape = new Tape(training, decoder.weights.storage);
       const hidden = decoder.hidden(tape, input.tokens, { join: options.join?.(input) });
       const picked = gather(tape, hidden, input.index, input.inverse); // [M,C]
       tape.done(hidden);

@@ -1,4 +1,4 @@
-import { pad4 } from '../gpu/tensor.ts';
+import { pad4, type Storage } from '../gpu/tensor.ts';
 import { tensorPlan, type Head, type ModelConfig, type PlannedTensor } from './config.ts';
 import { FlatParameters, type Block } from './flat_parameters.ts';
 
@@ -9,9 +9,9 @@ export type { Chunk } from './flat_parameters.ts';
  * gate, up) the name with `qkv` or `gate_up` as its part.
  */
 export class Weights extends FlatParameters<PlannedTensor> {
-  constructor(readonly config: ModelConfig, readonly head: Head, trainable: boolean, bindingLimit?: number) {
+  constructor(readonly config: ModelConfig, readonly head: Head, trainable: boolean, storage?: Storage, bindingLimit?: number) {
     const plan = tensorPlan(config, head);
-    super(plan, fuse(plan), trainable, bindingLimit);
+    super(plan, fuse(plan), trainable, storage, bindingLimit);
   }
 }
 
@@ -35,7 +35,7 @@ export function fuse(plan: readonly PlannedTensor[]): Block[] {
     // A vector is a matrix of one row for norms and biases; fused biases lie end to end in that row.
     const [rows, cols] = matrix ? planned.shape : [planned.shape[0], 1];
     const stride = matrix ? pad4(cols) : 1;
-    const block = blocks.get(key) ?? { key, parts: [], rows: 0, cols, stride, decay: planned.decay };
+    const block = blocks.get(key) ?? { key, parts: [], rows: 0, cols, stride, decay: planned.decay, half: matrix && planned.init !== 'head' };
     if (block.cols !== cols) throw new Error(`${planned.name}: ${cols} columns beside ${block.cols}`);
     block.parts.push({ name: planned.name, firstRow: block.rows, rows, firstCol: 0, cols });
     block.rows += rows;

@@ -1,4 +1,4 @@
-import { checkDevice } from '../gpu/device.ts';
+import { checkDevice, gpu } from '../gpu/device.ts';
 import { type Check, type KernelTest, passed } from './check.ts';
 import { layerTests } from './layers.ts';
 import { lossTests } from './losses.ts';
@@ -25,11 +25,14 @@ export interface Outcome {
   line: string;
 }
 
+/** The tests that the open device has the features for. */
+export const testsHere = (): KernelTest[] => kernelTests.filter(({ needs }) => !needs || gpu().features.has(needs));
+
 /**
  * Runs kernels on the open device and compares them with float64 references on the host. All tests are started at
  * once, so that their pipelines are compiled side by side; outcomes come in the order of the tests.
  */
-export async function* selfTest(tests: readonly KernelTest[] = kernelTests): AsyncGenerator<Outcome> {
+export async function* selfTest(tests: readonly KernelTest[] = testsHere()): AsyncGenerator<Outcome> {
   const running = tests.map((test) => test.run().catch((error: unknown) => error));
   for (const [i, { name }] of tests.entries()) {
     const result = await running[i];

@@ -1,12 +1,15 @@
 import { matmulOf } from './reference/matmul.ts';
 import { expand, lowRankGradients, project } from '../gpu/ops/low_rank.ts';
 import { copy } from '../gpu/program.ts';
-import { persistent } from '../gpu/tensor.ts';
-import { type Check, close, type KernelTest } from './check.ts';
+import { persistent, type Storage } from '../gpu/tensor.ts';
+import { type Check, close, inBoth, type KernelTest, roundingOf } from './check.ts';
 import { compute, matrix, numbers, parameter } from './on_device.ts';
 
-/** Two matrices fused along their outputs: B is block-diagonal and so is its gradient. */
-async function checkLowRank(): Promise<Check[]> {
+/**
+ * Two matrices fused along their outputs: B is block-diagonal and so is its gradient. The adapter is always f32, what it
+ * reads and adds to is stored as `storage` says.
+ */
+async function checkLowRank(storage: Storage): Promise<Check[]> {
   const [rows, inputs, outputs, rank, scale] = [37, 43, 61, 3, 0.5];
   const blocks = {
     rank,
@@ -16,7 +19,7 @@ async function checkLowRank(): Promise<Check[]> {
     ] as const,
   };
   const R = rank * blocks.rows.length;
-  const { normals } = numbers(20);
+  const { normals } = numbers(20, storage);
   const inside = (i: number): boolean => {
     const [first, last] = blocks.rows[Math.floor((i % R) / rank)];
     return Math.floor(i / R) >= first && Math.floor(i / R) < last;
@@ -27,7 +30,7 @@ async function checkLowRank(): Promise<Check[]> {
     normals(outputs * R).map((v, i) => (inside(i) ? v : 0)),
   ];
   const [y, dy, dx] = [normals(rows * outputs), normals(rows * outputs), normals(rows * inputs)];
-  const [X, Y, DY, DX] = [matrix(x, inputs), matrix(y, outputs), matrix(dy, outputs), matrix(dx, inputs)];
+  const [X, Y, DY, DX] = [matrix(x, inputs, undefined, storage), matrix(y, outputs, undefined, storage), matrix(dy, outputs), matrix(dx, inputs)];
   const lora = { a: parameter(a, inputs), b: parameter(b, R), scale, blocks };
   const U = persistent(rows, R);
   const build = (): void => {
@@ -43,7 +46,7 @@ async function checkLowRank(): Promise<Check[]> {
     product.map((p, i) => values[i] + scale * p);
   return [
     close('projection', got[0], u),
-    close('result', got[1], plus(y, matmulOf('nt', u, b, rows, outputs, R))),
+    close('result', got[1], plus(y, matmulOf('nt', u, b, rows, outputs, R)), roundingOf(storage)),
     close('gradient', got[2], plus(dx, matmulOf('nn', du, a, rows, inputs, R))),
     close(
       'gradient of A',
@@ -58,6 +61,4 @@ async function checkLowRank(): Promise<Check[]> {
   ];
 }
 
-export const lowRankTests: KernelTest[] = [
-  { name: 'low_rank', kernels: ['zero_outside_blocks', 'matmul'], run: checkLowRank },
-];
+export const lowRankTests: KernelTest[] = inBoth('low_rank', ['zero_outside_blocks', 'matmul'], checkLowRank);

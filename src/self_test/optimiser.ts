@@ -1,8 +1,10 @@
 import { adamwStep, l2Norm } from './reference/adamw.ts';
+import { floatToHalf } from '../files/float_formats.ts';
 import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
 import { ema } from '../gpu/ops/ema.ts';
+import { narrow } from '../gpu/ops/half.ts';
 import { record } from '../gpu/program.ts';
-import { readFloats, upload, vector } from '../gpu/tensor.ts';
+import { persistent, readFloats, upload, vector } from '../gpu/tensor.ts';
 import { type Check, close, type KernelTest } from './check.ts';
 import { column, compute, numbers } from './on_device.ts';
 
@@ -55,7 +57,18 @@ async function checkEma(): Promise<Check[]> {
   ];
 }
 
+/** The nearest halves: those of a resumed run, which the host makes, must be the same. */
+async function checkHalf(): Promise<Check[]> {
+  const { normals, below } = numbers(21);
+  const values = normals(20_004).map((x) => x * 2 ** (below(44) - 27)); // subnormal halves, and more than the largest
+  const [VALUES, half] = [column(values), persistent(values.length, 1, 1, 'f16')];
+  const [got] = await compute(() => narrow(VALUES, half), [half]);
+  const bits = got.map((x) => floatToHalf(x));
+  return [close('bits', bits, Float32Array.from(values, floatToHalf), 0)];
+}
+
 export const optimiserTests: KernelTest[] = [
   { name: 'adamw', kernels: ['adamw', 'gradient_norm'], run: checkAdamw },
   { name: 'ema', kernels: ['ema'], run: checkEma },
+  { name: 'half', kernels: ['half'], run: checkHalf },
 ];

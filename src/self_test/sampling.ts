@@ -8,14 +8,14 @@ import { NONE } from '../gpu/ops/gather.ts';
 import { philox, uniform24 } from '../gpu/ops/random.ts';
 import { sample, type SamplerSettings, samplerSettings } from '../gpu/ops/sampler.ts';
 import { copy } from '../gpu/program.ts';
-import { persistent, type Tensor, vector } from '../gpu/tensor.ts';
-import { type Check, close, type KernelTest } from './check.ts';
+import { persistent, type Storage, type Tensor, vector } from '../gpu/tensor.ts';
+import { type Check, close, inBoth, type KernelTest, roundingOf } from './check.ts';
 import { column, compute, matrix, numbers, words } from './on_device.ts';
 
-/** The mask must be the reference's number by number. */
-async function checkDropout(): Promise<Check[]> {
+/** The mask must be the reference's number by number. The residual and the sum are always f32. */
+async function checkDropout(storage: Storage): Promise<Check[]> {
   const [rows, cols, site, rate] = [37, 67, 5, 0.25];
-  const { normals } = numbers(17);
+  const { normals } = numbers(17, storage);
   const [x, residual] = [normals(rows * cols), normals(rows * cols)];
   const tokens = Array.from({ length: rows }, (_, i): [number, number] => [i * 977 + 3, i % 11]);
   const state: [number, number] = [4294967295, 17];
@@ -25,7 +25,7 @@ async function checkDropout(): Promise<Check[]> {
     site,
     rate,
   };
-  const [X, R, out] = [matrix(x, cols), matrix(residual, cols), persistent(rows, cols)];
+  const [X, R, out] = [matrix(x, cols, undefined, storage), matrix(residual, cols), persistent(rows, cols)];
   const [got] = await compute(() => dropoutAdd(X, R, out, mask), [out]);
   const expected = x.map((value, i) => {
     const kept = keeps(tokens[Math.floor(i / cols)], i % cols, site, state, rate);
@@ -81,28 +81,30 @@ async function checkSampler(filter: Partial<SamplerSettings>): Promise<Check[]> 
  * Keys and values written in two goes, and one slot's copied to another; then a query a slot: the last row of
  * the whole's attention.
  */
-async function checkDecodeAttention(): Promise<Check[]> {
+async function checkDecodeAttention(storage: Storage): Promise<Check[]> {
   const shape: HeadShape = { heads: 4, kvHeads: 2, headDim: 16 };
   const [slotCount, length] = [4, 100];
   const cols = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
   const width = shape.heads * shape.headDim;
-  const { normals } = numbers(19);
+  const { normals } = numbers(19, storage);
   const rows = [
     [2, 70],
     [0, 1],
     [1, 23],
   ].map(([slot, tokens]) => ({ slot, tokens, qkv: normals(tokens * cols) }));
-  const place = (): Tensor => persistent(slotCount * length, shape.kvHeads * shape.headDim);
+  const place = (): Tensor => persistent(slotCount * length, shape.kvHeads * shape.headDim, undefined, storage);
   const cache = { keys: place(), values: place() };
   const past = rows.flatMap(({ slot, tokens, qkv }) =>
     Array.from({ length: tokens - 1 }, (_, t) => ({ slot, t, qkv: qkv.subarray(t * cols, (t + 1) * cols) })),
   );
   const queries = [...rows, { ...rows[0], slot: 3 }];
   const integers = (values: number[]): Tensor => column(Uint32Array.from(values));
-  const PAST = matrix(Float32Array.from(past.flatMap(({ qkv }) => [...qkv])), cols);
+  const PAST = matrix(Float32Array.from(past.flatMap(({ qkv }) => [...qkv])), cols, undefined, storage);
   const LAST = matrix(
     Float32Array.from(queries.flatMap(({ tokens, qkv }) => [...qkv.subarray((tokens - 1) * cols)])),
     cols,
+    undefined,
+    storage,
   );
   const [pastSlots, pastPositions] = [integers(past.map(({ slot }) => slot)), integers(past.map(({ t }) => t))];
   const [slots, positions] = [
@@ -110,7 +112,7 @@ async function checkDecodeAttention(): Promise<Check[]> {
     integers(queries.map(({ tokens }) => tokens - 1)),
   ];
   const PAIRS = matrix(Uint32Array.from([2, 3, 69, 0, 1, 3, 0, 0]), 4); // the second pair is unused
-  const out = persistent(queries.length, width);
+  const out = persistent(queries.length, width, undefined, storage);
   const [got] = await compute(() => {
     cacheWrite(PAST, shape, pastSlots, pastPositions, cache, length);
     cacheCopy(PAIRS, shape, cache, length, 69);
@@ -120,7 +122,7 @@ async function checkDecodeAttention(): Promise<Check[]> {
   const expected = queries.flatMap(({ tokens, qkv }) => [
     ...attentionOf(qkv, shape, [{ first: 0, length: tokens }]).slice(-width),
   ]);
-  return [close('last queries', got, expected)];
+  return [close('last queries', got, expected, roundingOf(storage))];
 }
 
 /** Four slots: one goes on, one ends at an end token, one reaches its limit, one was finished; a row has no slot. */
@@ -169,12 +171,12 @@ async function checkDecodeState(): Promise<Check[]> {
 }
 
 export const samplingTests: KernelTest[] = [
-  { name: 'dropout', kernels: ['dropout', 'random'], run: checkDropout },
+  ...inBoth('dropout', ['dropout', 'random'], checkDropout),
   {
     name: 'sampler',
     kernels: ['sampler', 'random'],
     run: async () => (await Promise.all(FILTERS.map(checkSampler))).flat(),
   },
-  { name: 'attention_decode', kernels: ['attention_decode', 'cache_write', 'cache_copy'], run: checkDecodeAttention },
+  ...inBoth('attention_decode', ['attention_decode', 'cache_write', 'cache_copy'], checkDecodeAttention),
   { name: 'decode_state', kernels: ['decode_input', 'decode_advance'], run: checkDecodeState },
 ];

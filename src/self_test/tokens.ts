@@ -8,16 +8,16 @@ import { firstColumn, likelihoodGradient, weightedSum } from '../gpu/ops/sums.ts
 import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
 import { copy } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
-import { persistent, vector } from '../gpu/tensor.ts';
-import { type Check, close, type KernelTest } from './check.ts';
+import { persistent, type Storage, vector } from '../gpu/tensor.ts';
+import { type Check, close, inBoth, type KernelTest } from './check.ts';
 import { column, compute, differentiate, matrix, numbers, parameter } from './on_device.ts';
 
-async function checkEmbedding(): Promise<Check[]> {
+async function checkEmbedding(storage: Storage): Promise<Check[]> {
   const [rows, cols, vocabulary, context] = [90, 67, 23, 40];
-  const { normals, integers } = numbers(7);
+  const { normals, integers } = numbers(7, storage);
   const [table, places, dy] = [normals(vocabulary * cols), normals(context * cols), normals(rows * cols)];
   const [ids, at] = [integers(rows, vocabulary), integers(rows, context)];
-  const [TABLE, PLACES] = [parameter(table, cols), parameter(places, cols)];
+  const [TABLE, PLACES] = [parameter(table, cols, storage), parameter(places, cols, storage)];
   const runsOf = (of: Uint32Array, size: number) => {
     const { runs, order } = occurrencesOf(of, rows, size);
     return { runs: matrix(runs, 4), order: column(order) };
@@ -38,9 +38,9 @@ async function checkEmbedding(): Promise<Check[]> {
   ];
 }
 
-async function checkGather(): Promise<Check[]> {
+async function checkGather(storage: Storage): Promise<Check[]> {
   const [rows, cols] = [41, 67];
-  const { normals } = numbers(8);
+  const { normals } = numbers(8, storage);
   const picked = Uint32Array.from({ length: 20 }, (_, i) => (i === 19 ? NONE : 40 - 2 * i));
   const inverse = new Uint32Array(rows).fill(NONE);
   picked.forEach((row, i) => row !== NONE && (inverse[row] = i));
@@ -50,18 +50,18 @@ async function checkGather(): Promise<Check[]> {
       const row = index[Math.floor(i / cols)];
       return row === NONE ? 0 : of[row * cols + (i % cols)];
     });
-  const [X, INDEX, INVERSE] = [matrix(x, cols), column(picked), column(inverse)];
+  const [X, INDEX, INVERSE] = [matrix(x, cols, undefined, storage), column(picked), column(inverse)];
   const got = await differentiate((tape) => gather(tape, X, INDEX, INVERSE), matrix(dy, cols), [X]);
   return [close('rows', got.y, rowsOf(x, picked), 0), close('gradient', got.inputs[0], rowsOf(dy, inverse), 0)];
 }
 
 /** From hidden states to log-probabilities and back, with the gradient of a weighted likelihood. */
-async function checkLogprob(): Promise<Check[]> {
+async function checkLogprob(storage: Storage): Promise<Check[]> {
   const [rows, cols, vocabulary, temperature] = [70, 43, 1003, 0.7];
-  const { normals, integers } = numbers(9);
+  const { normals, integers } = numbers(9, storage);
   const [h, w, targets] = [normals(rows * cols), normals(vocabulary * cols, 0.5), integers(rows, vocabulary)];
   const weights = normals(rows * 2);
-  const [H, W, T, P] = [matrix(h, cols), parameter(w, cols), column(targets), matrix(weights, 2, 2)];
+  const [H, W, T, P] = [matrix(h, cols, undefined, storage), parameter(w, cols, storage), column(targets), matrix(weights, 2, 2)];
   const [stats, dLogp, logp, sums] = [persistent(rows, 4), vector(rows), vector(rows), persistent(2, 4)];
   const dH = persistent(rows, cols);
   const build = (): void => {
@@ -98,11 +98,11 @@ async function checkLogprob(): Promise<Check[]> {
   ];
 }
 
-async function checkScalarHead(): Promise<Check[]> {
+async function checkScalarHead(storage: Storage): Promise<Check[]> {
   const [rows, cols] = [133, 67];
-  const { normals } = numbers(10);
+  const { normals } = numbers(10, storage);
   const [h, w, dr] = [normals(rows * cols), normals(cols), normals(rows)];
-  const [H, W, SCALE, DR] = [matrix(h, cols), parameter(w, cols), column(Float32Array.of(1, 0.25)), column(dr)];
+  const [H, W, SCALE, DR] = [matrix(h, cols, undefined, storage), parameter(w, cols), column(Float32Array.of(1, 0.25)), column(dr)];
   const [r, dH] = [vector(rows), persistent(rows, cols)];
   const build = (): void => {
     const tape = new Tape(true);
@@ -123,12 +123,12 @@ async function checkScalarHead(): Promise<Check[]> {
 }
 
 export const tokenTests: KernelTest[] = [
-  { name: 'embedding', kernels: ['embedding', 'embedding_grad'], run: checkEmbedding },
-  { name: 'gather', kernels: ['gather'], run: checkGather },
-  {
-    name: 'token_logprob',
-    kernels: ['token_logprob', 'token_logprob_grad', 'likelihood_grad', 'weighted_sum', 'first_column'],
-    run: checkLogprob,
-  },
-  { name: 'scalar_head', kernels: ['scalar_head', 'column_sum'], run: checkScalarHead },
+  ...inBoth('embedding', ['embedding', 'embedding_grad'], checkEmbedding),
+  ...inBoth('gather', ['gather'], checkGather),
+  ...inBoth(
+    'token_logprob',
+    ['token_logprob', 'token_logprob_grad', 'likelihood_grad', 'weighted_sum', 'first_column'],
+    checkLogprob,
+  ),
+  ...inBoth('scalar_head', ['scalar_head', 'column_sum'], checkScalarHead),
 ];

@@ -17,15 +17,15 @@ import { openSession } from '../train/session.ts';
 export async function bench(settings: BenchSettings, context: RunContext): Promise<void> {
   const earlier = settings.against ? readLines(settings.against) : new Map<string, number>();
   const { info, software } = await openSession(settings, context);
-  const all = [...(settings.model ? [] : kernelCases(!software)), ...modelCases(settings),
-    ...(settings.model ? [] : [ppoIteration(), startup(settings.device)])];
+  const all = [...(settings.model ? [] : kernelCases(!software, settings.dtype)), ...modelCases(settings),
+    ...(settings.model ? [] : [ppoIteration(settings.dtype), startup(settings.device)])];
   const adapter = adapterName(info);
   context.log(`${adapter}; medians of up to ${settings.steps} runs`);
   for (const one of chosen(all, settings.names, software)) {
     const line = await measure(one, settings.steps);
     const before = earlier.get(key(line));
     if (before !== undefined) line.ratio = Number((before / line.ms).toPrecision(4));
-    await context.stdout.write(JSON.stringify({ ...line, adapter }));
+    await context.stdout.write(JSON.stringify({ ...line, dtype: settings.dtype, adapter }));
     context.log(tableRow(line));
     await turn();
     if (context.signal.aborted) throw new Interrupted();

@@ -27,7 +27,7 @@ export async function chat(settings: ChatSettings, context: RunContext): Promise
     throw new UsageError('--system: the model has no chat template', 'give one with --chat-template FILE');
   }
   await openSession(settings, context);
-  const model = loadModel(settings.model!, { kind: 'lm' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   const conversation = new Conversation(tokenizer, model.config.context, settings);
   const interactive = stdin.isTTY === true;
   if (interactive) context.log(tokenizer.hasChatTemplate ? HELP : `no chat template: each line is a prompt; ${HELP}`);

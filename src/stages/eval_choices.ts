@@ -18,7 +18,7 @@ interface Question { promptLength: number; rows: Int32Array[]; bytes: number[]; 
  * sum over the bytes of the choice's text. Choices are tokenised by themselves: a leading space belongs to the choice.
  */
 export async function evaluateChoices(settings: EvalSettings, tokenizer: Tokenizer, context: RunContext): Promise<Report> {
-  const model = loadModel(settings.model!, { kind: 'lm' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   const length = { context: model.config.context, truncate: settings.truncate };
   const { rows: questions } = await collectRows(settings.data, (value): Question => {
     const { choices, answer } = choicesOf(value);

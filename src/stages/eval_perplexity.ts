@@ -19,7 +19,7 @@ interface Part { ids: ArrayLike<number>; mask?: Uint8Array }
  * or of demonstrations' response tokens; intervals over rows.
  */
 export async function evaluatePerplexity(settings: EvalSettings, tokenizer: Tokenizer, context: RunContext): Promise<Report> {
-  const model = loadModel(settings.model!, { kind: 'lm' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   const length = { context: model.config.context, truncate: settings.truncate };
   const texts: Int32Array[] = [];
   const rows: Part[][] = [];

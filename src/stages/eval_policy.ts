@@ -21,10 +21,10 @@ interface PromptRow { prompt: Prompt; ids: Int32Array }
  * tokens, share of answers that end with EOS, and KL(policy ‖ baseline) a sequence. Intervals over prompts, in pairs.
  */
 export async function evaluatePolicy(settings: EvalSettings, tokenizer: Tokenizer, context: RunContext): Promise<Report> {
-  const policy = loadModel(settings.model!, { kind: 'lm' });
+  const policy = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   if (settings.baseline) await sameTokenizer(settings.baseline, tokenizer, '--baseline');
-  const baseline = settings.baseline ? loadModel(settings.baseline, { kind: 'lm' }) : undefined;
-  const reward = settings.reward ? await openReward(settings.reward, tokenizer, context) : undefined;
+  const baseline = settings.baseline ? loadModel(settings.baseline, { dtype: settings.dtype, kind: 'lm' }) : undefined;
+  const reward = settings.reward ? await openReward(settings.reward, tokenizer, context, settings.dtype) : undefined;
   const room = Math.min(policy.config.context, baseline?.config.context ?? Infinity, reward?.model?.config.context ?? Infinity);
   const { rows } = await collectRows(settings.data, (value): PromptRow => {
     const prompt = asPrompt(value);

@@ -11,7 +11,7 @@ import { readRankings, scoreRankings } from './reward.ts';
 
 /** Loss, accuracy and calibration of a reward model on held-out rankings (see rankingReport); intervals over prompts. */
 export async function evaluateRewardModel(settings: EvalSettings, tokenizer: Tokenizer, context: RunContext): Promise<Report> {
-  const model = loadModel(settings.model!, { kind: 'reward' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'reward' });
   const { rankings } = await readRankings(settings.data, tokenizer, model.config.context, settings, context);
   if (settings.dryRun) return { prompts: rankings.length, parameters: model.weights.count };
   if (!rankings.some(({ ranks }) => ranks.some((r) => r !== ranks[0]))) {

@@ -3,6 +3,7 @@ import { streamRows } from '../data/collect.ts';
 import { encodeCompletion, encodePrompt } from '../data/encode.ts';
 import type { Row } from '../data/jsonl.ts';
 import { asCompletions, type Completions } from '../data/rows.ts';
+import { RunError } from '../errors.ts';
 import { download } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import type { Model } from '../model/load.ts';
@@ -45,6 +46,13 @@ export async function* readCompletions(settings: ScoreSettings, tokenizer: Token
   if (failure) throw failure;
 }
 
+/** Throws RunError where a model's output is not finite: its weights are broken, or something in it is more than f16 holds. */
+function assertFinite(values: Float32Array, what: string, { dir, weights }: Model): void {
+  const broken = values.find((x) => !Number.isFinite(x));
+  if (broken === undefined) return;
+  throw new RunError(`${dir}: ${what} is ${broken}`, weights.storage === 'f16' ? 'leave --dtype f16 away: it ends at 65504' : undefined);
+}
+
 /** Scores of token rows under a reward model, each read at its last token. */
 export class Scorer {
   private readonly passes: Passes;
@@ -57,8 +65,9 @@ export class Scorer {
     const scores: number[] = [];
     for (const part of microBatches(rows.map((ids): PackRow => ({ ids, at: [ids.length - 1] })), defaultMicroBatchTokens())) {
       const pass = await this.passes.run(packRows(part, this.model.config));
-      const values = new Float32Array((await download(pass.scores))[0]);
-      scores.push(...values.subarray(0, part.length));
+      const values = new Float32Array((await download(pass.scores))[0]).subarray(0, part.length);
+      assertFinite(values, 'a reward', this.model);
+      scores.push(...values);
     }
     return scores;
   }
@@ -83,7 +92,9 @@ export class LogprobReader {
       const pass = await this.passes.run(batch);
       const stats = new Float32Array((await download(pass.stats))[0]);
       part.forEach((row, r) => {
-        results.push(Float32Array.from({ length: row.at.length }, (_, i) => stats[4 * (batch.firstPick[r] + i)]));
+        const found = Float32Array.from({ length: row.at.length }, (_, i) => stats[4 * (batch.firstPick[r] + i)]);
+        assertFinite(found, 'a log-probability', this.model);
+        results.push(found);
       });
     }
     return results;

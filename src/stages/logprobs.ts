@@ -13,7 +13,7 @@ export async function logprobs(settings: LogprobsSettings, context: RunContext):
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   await openSession(settings, context);
-  const model = loadModel(settings.model!, { kind: 'lm' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   if (settings.dryRun) {
     await context.stdout.write(JSON.stringify({ command: 'logprobs', settings, parameters: model.weights.count }));
     return;

@@ -37,16 +37,16 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   await sameTokenizer(settings.reference, tokenizer, '--reference');
   const opened = await openSession(settings, context);
-  const policy = loadModel(settings.policy!, { trainable: trainsWeights(settings), kind: 'lm' });
+  const policy = loadModel(settings.policy!, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' });
   const trained = trainedPart(policy, settings);
   const prompts = await readPrompts(settings, tokenizer, policy, context);
   const mix = settings.gamma > 0 ? await pretrainingRows(settings.pretrain!, tokenizer, policy, settings, context) : undefined;
-  const reward = await openReward(settings.reward!, tokenizer, context);
-  const value = loadModel(settings.value ?? settings.policy!, { trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'zeros' } });
+  const reward = await openReward(settings.reward!, tokenizer, context, settings.dtype);
+  const value = loadModel(settings.value ?? settings.policy!, { dtype: settings.dtype, trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'zeros' } });
   const trainedValue = trainedPart(value, settings);
   // With an adapter, the reference is the policy with the adapter off: one copy of the weights.
   const shared = !trainsWeights(settings) && settings.reference === settings.policy;
-  const reference = shared ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { kind: 'lm' });
+  const reference = shared ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { dtype: settings.dtype, kind: 'lm' });
 
   const total = settings.episodes ?? prompts.rows.length;
   const iterations = Math.ceil(total / settings.batchSize);

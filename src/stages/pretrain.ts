@@ -32,8 +32,8 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const heldOut = settings.evalData && await read(settings.evalData);
   const tokenizer = await findTokenizer(settings, data.texts, context);
   const opened = await openSession(settings, context);
-  const model = settings.model ? loadModel(settings.model, { trainable: trainsWeights(settings), kind: 'lm' })
-    : newModel(configOf(settings, tokenizer), settings.seed);
+  const model = settings.model ? loadModel(settings.model, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' })
+    : newModel(configOf(settings, tokenizer), settings.seed, true, 'lm', settings.dtype);
   const trained = trainedPart(model, settings);
   if (tokenizer.vocabSize > model.config.vocabSize) throw new Error('the tokenizer has more entries than the model');
   const { config } = model;

@@ -51,7 +51,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   const opened = await openSession(settings, context);
-  const model = loadModel(settings.model!, { trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'normal', seed: settings.seed } });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'normal', seed: settings.seed } });
   const trained = trainedPart(model, settings);
   const { config } = model;
   const data = await readRankings(settings.data, tokenizer, config.context, settings, context);

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import type { RunContext } from '../context.ts';
+import type { Storage } from '../gpu/tensor.ts';
 import { RunError, UsageError } from '../errors.ts';
 import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
@@ -21,10 +22,10 @@ export interface RewardSource {
 }
 
 /** A reward model's folder, or `cmd:PROGRAM`. A reward model must have the policy's tokenizer, since it scores its ids. */
-export async function openReward(reward: string, tokenizer: Tokenizer, context: RunContext): Promise<RewardSource> {
+export async function openReward(reward: string, tokenizer: Tokenizer, context: RunContext, dtype?: Storage): Promise<RewardSource> {
   if (reward.startsWith('cmd:')) return { scores: (answers) => runProgram(reward.slice(4), answers, context) };
   await sameTokenizer(reward, tokenizer, '--reward');
-  const model = loadModel(reward, { kind: 'reward' });
+  const model = loadModel(reward, { dtype, kind: 'reward' });
   const scorer = new Scorer(model);
   return { model, scores: (answers) => scorer.scores(answers.map((a) => a.ids)) };
 }

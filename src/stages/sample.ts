@@ -17,7 +17,7 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   const opened = await openSession(settings, context);
-  const model = loadModel(settings.model!, { kind: 'lm' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   const { config } = model;
   if (settings.dryRun) {
     await context.stdout.write(JSON.stringify({ command: 'sample', settings, parameters: model.weights.count, adapter: opened.info.description }));

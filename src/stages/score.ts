@@ -13,7 +13,7 @@ export async function score(settings: ScoreSettings, context: RunContext): Promi
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   await openSession(settings, context);
-  const model = loadModel(settings.model!, { kind: 'reward' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'reward' });
   if (settings.dryRun) {
     await context.stdout.write(JSON.stringify({ command: 'score', settings, parameters: model.weights.count }));
     return;

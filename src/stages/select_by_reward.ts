@@ -15,7 +15,7 @@ import { openReward, sameTokenizer } from './reward_source.ts';
  */
 export async function rewardOfAnswers(settings: SftSettings, model: Model, tokenizer: Tokenizer, context: RunContext): Promise<() => Promise<number>> {
   await sameTokenizer(settings.selectByReward!, tokenizer, '--select-by-reward');
-  const reward = await openReward(settings.selectByReward!, tokenizer, context);
+  const reward = await openReward(settings.selectByReward!, tokenizer, context, settings.dtype);
   const { rows: prompts } = await collectRows(settings.evalData!, (value) => {
     const row = asDemonstration(value);
     if (row.kind === 'text') throw new RowError('a text has no prompt to answer, which --select-by-reward needs');

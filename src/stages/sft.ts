@@ -25,7 +25,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   const opened = await openSession(settings, context);
-  const model = loadModel(settings.model!, { trainable: trainsWeights(settings), kind: 'lm' });
+  const model = loadModel(settings.model!, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' });
   const trained = trainedPart(model, settings);
   const { config } = model;
 

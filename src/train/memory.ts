@@ -10,7 +10,7 @@ const LOGIT_BYTES = 64 * 2 ** 20;
 
 /** Bytes of a model on the device: its weights, and in training gradients and two moments. */
 export const modelBytes = ({ weights }: Model): number =>
-  weights.chunks.reduce((sum, { length, gradients }) => sum + length * 4 * (gradients ? 4 : 1), 0);
+  weights.bytes + weights.chunks.reduce((sum, { length, gradients }) => sum + (gradients ? 2 * 4 * length : 0), 0);
 
 /**
  * Bytes of activations that one training pass over `tokens` tokens, `picks` of them with logits, holds at its peak; with

@@ -1,4 +1,5 @@
 import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
+import { narrow } from '../gpu/ops/half.ts';
 import { clear, record, type Program } from '../gpu/program.ts';
 import { upload, vector, type Tensor } from '../gpu/tensor.ts';
 import type { FlatParameters } from '../model/flat_parameters.ts';
@@ -34,8 +35,9 @@ export class Optimizer {
     const { weights, m, v, norm, hyper, settings } = this;
     this.program = await record(() => {
       gradientNorm({ gradients: weights.chunks.map((c) => c.gradients!), maxNorm: settings.maxGradNorm, out: norm });
-      weights.chunks.forEach(({ values, gradients, decayCount }, i) => {
+      weights.chunks.forEach(({ values, half, gradients, decayCount }, i) => {
         adamw({ values, gradients: gradients!, m: m[i], v: v[i], decayCount }, norm, hyper);
+        if (half) narrow(values, half);
         clear(gradients!);
       });
     }).ready(progress);

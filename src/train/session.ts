@@ -7,11 +7,11 @@ import { openRunFolder, type RunFolder } from '../run_folder.ts';
 
 /** Opens the device that the settings ask for; it is closed when the program ends. */
 export async function openSession(settings: { device?: string; dtype?: string }, context: RunContext): Promise<Gpu> {
-  if (settings.dtype === 'f16') {
-    throw new UsageError('--dtype f16 is not supported by this command yet', 'leave --dtype away: f32');
-  }
   const opened = await startBackend({ adapter: settings.device, warn: (line) => context.log(line) });
   context.onExit(() => closeDevice());
+  if (settings.dtype === 'f16' && !opened.features.has('shader-f16')) {
+    throw new UsageError(`--dtype f16: ${adapterName(opened.info)} has no shader-f16`, 'leave --dtype away: f32');
+  }
   return opened;
 }
 

@@ -24,7 +24,7 @@ const failure = (work: () => unknown): RunError => {
 
 test('wrong WGSL: the error names the kernel and its constants, and the device counts as failed', async () => {
   const broken = kernel('broken', '@compute @workgroup_size(1)\nfn main() { let x: u32 = ${VALUE}; }', { VALUE: -3 });
-  await broken.ready.then(
+  await broken.form().ready.then(
     () => assert.unreachable('compiled'),
     (error: Error) => assert.match(error.message, /kernel broken .*"VALUE":-3/),
   );

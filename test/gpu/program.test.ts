@@ -96,16 +96,19 @@ test('what was staged is read as it was then, whatever runs afterwards', async (
   assert.equal([...(await readFloats(a))], [2, 2, 2, 2]);
 });
 
-test('a kernel is made once for its constants and subgroup size', async () => {
+test('a kernel is made once for its constants, subgroup size and the storage of its tensors', async () => {
   const before = compilation().created;
   const one = kernel('scale', SCALE, { PLUS: 7 });
   assert.is(kernel('scale', SCALE, { PLUS: 7 }), one);
   assert.is.not(kernel('scale', SCALE, { PLUS: 8 }), one);
   await withSubgroup(gpu().subgroup + 1, async () => assert.is.not(kernel('scale', SCALE, { PLUS: 7 }), one));
   assert.is(kernel('scale', SCALE, { PLUS: 7 }), one);
-  assert.is(compilation().created, before + 3);
-  assert.equal([one.tensors, one.hasUniform], [2, true]);
-  await one.ready;
+  assert.is(compilation().created, before, 'nothing is compiled before it is launched');
+  const form = one.form();
+  assert.is(one.form(['f32', 'f32']), form);
+  assert.is(compilation().created, before + 1);
+  assert.equal([form.tensors, form.hasUniform], [2, true]);
+  await form.ready;
 });
 
 test('misuse is refused where it is written', async () => {

@@ -216,8 +216,8 @@ const rowOf = (seed: number, length: number): { ids: number[]; at: number[]; tar
   return { ids, at, targets: ids.slice(1), weights: at.map(() => 0.01) };
 };
 
-async function assertIndependent(name: string): Promise<void> {
-  const model = load(name);
+async function assertIndependent(name: string, dtype?: 'f16'): Promise<void> {
+  const model = load(name, { trainable: true, dtype });
   const { width, vocabSize } = model.config;
   const row = rowOf(1, 21);
   const others = [rowOf(2, 3), rowOf(3, 30), rowOf(4, 1), rowOf(5, 16), rowOf(6, 24)];
@@ -260,6 +260,10 @@ for (const name of LANGUAGE_MODELS) {
 }
 test('qwen2-tiny without subgroups: a row has the same bits in any pack', () =>
   withSubgroup(0, () => assertIndependent('qwen2-tiny')));
+for (const name of ['gpt2-tiny', 'qwen2-tiny']) {
+  test(`${name} in f16: a row has the same bits in any pack, place and bucket, with and without gradients`, () =>
+    assertIndependent(name, 'f16'));
+}
 
 test('segments of a row neither see nor shift one another', async () => {
   for (const name of ['gpt2-tiny', 'llama-tiny']) {

@@ -60,10 +60,11 @@ export function likelihoodRows(
 export async function forward({ decoder, config }: Model, rows: PackRow[], atLeast?: BatchShape) {
   const batch = packRows(rows, config, atLeast);
   const input = new BatchTensors(batch.shape, config, false);
-  const hidden = persistent(batch.shape.tokens, config.width);
+  const { storage } = decoder.weights;
+  const hidden = persistent(batch.shape.tokens, config.width, undefined, storage);
   const logits = persistent(batch.shape.tokens, config.vocabSize);
   const program = await record(() => {
-    const tape = new Tape(false);
+    const tape = new Tape(false, storage);
     copy(decoder.hidden(tape, input.tokens), hidden);
     if (decoder.weights.head === 'lm') matmul('nt', hidden, decoder.unembedding.value, logits);
   }).ready();

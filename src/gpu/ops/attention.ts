@@ -54,7 +54,7 @@ export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tens
   const { heads, kvHeads, headDim } = shape;
   if (qkv.cols !== columns(shape)) throw new Error(`attention: ${qkv.cols} columns for ${columns(shape)}`);
   const { lanes, queries } = attentionTile(headDim);
-  const o = scratch(qkv.rows, heads * headDim);
+  const o = tape.value(qkv.rows, heads * headDim);
   const lse = scratch(qkv.rows, heads, heads);
   if (o.stride !== o.cols) clear(o);
   const words = [heads, qkv.stride, o.stride, heads * headDim, (heads + kvHeads) * headDim, heads / kvHeads, f32(1 / Math.sqrt(headDim))];

@@ -55,7 +55,7 @@ export function cacheCopy(pairs: Tensor, shape: HeadShape, cache: LayerCache, le
 /** o [A, H·D]: each row's query against its slot's cache up to its position. */
 export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, positions: Tensor, cache: LayerCache, length: number): Tensor {
   const { heads, kvHeads, headDim } = shape;
-  const o = scratch(qkv.rows, heads * headDim);
+  const o = scratch(qkv.rows, heads * headDim, undefined, qkv.storage);
   if (o.stride !== o.cols) clear(o);
   const { subgroup } = gpu();
   launch(wideKernel('attention_decode', attentionSource, { subgroup, workgroup: subgroup || 64 }, { D: headDim }),

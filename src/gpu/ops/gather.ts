@@ -9,7 +9,7 @@ export const NONE = 0xffffffff;
 
 /** y [M,C] = x [N,C] at rows `index` [M], which repeat none; `inverse` [N] gives each row's place in y, or NONE. */
 export function gather(tape: Tape, x: Tensor, index: Tensor, inverse: Tensor): Tensor {
-  const y = scratch(index.rows, x.cols);
+  const y = scratch(index.rows, x.cols, x.stride, x.storage);
   const ld = x.stride / 4;
   launch(kernel('gather', source, { ADD: false }), [index, x, y], [y.rows * ld, ld], spread(y.rows * ld));
   tape.push([], () => {

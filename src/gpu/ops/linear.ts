@@ -20,7 +20,7 @@ export interface LinearOptions {
 export function linear(tape: Tape, x: Tensor, w: Parameter, options: LinearOptions): Tensor {
   const { layout, bias, residual, lora } = options;
   const out = layout === 'out_in' ? w.value.rows : w.value.cols;
-  const y = scratch(x.rows, out);
+  const y = residual ? scratch(x.rows, out) : tape.value(x.rows, out);
   matmul(layout === 'out_in' ? 'nt' : 'nn', x, w.value, y,
     residual ? { kind: 'residual', bias: bias?.value, residual } : { kind: 'plain', bias: bias?.value });
   const u = lora && project(x, lora); // [N,R]
@@ -56,14 +56,14 @@ export function geluMlp(tape: Tape, x: Tensor, up: Parameter, upBias: Parameter 
   const forward = layout === 'out_in' ? 'nt' : 'nn';
   const backward = layout === 'out_in' ? 'nn' : 'nt';
   const hidden = layout === 'out_in' ? up.value.rows : up.value.cols;
-  const preactivation = scratch(x.rows, hidden);
-  const activated = scratch(x.rows, hidden);
+  const preactivation = tape.value(x.rows, hidden);
+  const activated = tape.value(x.rows, hidden);
   const u = upLora && project(x, upLora);
   if (upLora) {
     matmul(forward, x, up.value, preactivation, { kind: 'plain', bias: upBias?.value });
     expand(u!, upLora, activated, { kind: 'gelu_more', preactivation, act: gelu });
   } else matmul(forward, x, up.value, activated, { kind: 'gelu', bias: upBias?.value, preactivation, act: gelu });
-  const y = scratch(x.rows, x.cols);
+  const y = residual ? scratch(x.rows, x.cols) : tape.value(x.rows, x.cols);
   matmul(forward, activated, down.value, y,
     residual ? { kind: 'residual', bias: downBias?.value, residual } : { kind: 'plain', bias: downBias?.value });
   const v = downLora && project(activated, downLora);

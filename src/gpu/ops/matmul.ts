@@ -3,7 +3,7 @@ import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
-import { MIRROR_WIDTH, type Mirror } from '../mirror.ts';
+import { mirrorWidth, type Mirror } from '../mirror.ts';
 import { f32, launch, mirrorOf } from '../program.ts';
 import { persistent, type Tensor } from '../tensor.ts';
 
@@ -28,7 +28,7 @@ function noBias(): Tensor {
   return zero;
 }
 
-function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[]): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
+function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
   const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '' };
   const { subgroup, software } = gpu();
   if (subgroup !== 8 || !software) {
@@ -39,7 +39,7 @@ function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[]): { kern
   // Two vec4s of K a turn gain 6 % on long sums and nothing on short ones, which would only have more kernels to compile.
   const exact = mode !== 'nt' || n % 4 === 0;
   const depth = k >= 128 && k % 8 === 0 && exact ? 2 : 1;
-  const form = { FORM: 'broadcast', TM: tileRows, WIDTH: MIRROR_WIDTH, DEPTH: depth, EXACT: exact && k % (4 * depth) === 0 };
+  const form = { FORM: 'broadcast', TM: tileRows, ...widths, DEPTH: depth, EXACT: exact && k % (4 * depth) === 0 };
   return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols: 32, mirrored: true };
 }
 
@@ -54,7 +54,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
     throw new Error(`matmul ${mode}: [${a.rows},${a.cols}] · [${b.rows},${b.cols}] → [${c.rows},${c.cols}]`);
   }
   if (m === 0 || n === 0) return;
-  const { kernel: made, tileRows, tileCols, mirrored } = pick(mode, store, [m, n, k]);
+  const { kernel: made, tileRows, tileCols, mirrored } = pick(mode, store, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) });
   const tensors: (Tensor | Mirror)[] = mirrored ? [mirrorOf(a), mirrorOf(b)] : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());

@@ -8,7 +8,7 @@ import { rowKernel, rowLanes } from './reduction.ts';
 
 /** Layer norm (`bias` given) or RMS norm of x [N,C], a row at a time, with its gradient. */
 export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Parameter, bias: Parameter | undefined, eps: number): Tensor {
-  const y = scratch(x.rows, x.cols);
+  const y = tape.value(x.rows, x.cols);
   const stats = scratch(x.rows, 2, 2);
   const forward = rowKernel('norm', source, rowLanes(), { KIND: kind });
   const groups: [number] = [Math.ceil(x.rows / forward.rows)];

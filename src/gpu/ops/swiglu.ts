@@ -8,7 +8,7 @@ import { release, scratch, type Tensor } from '../tensor.ts';
 export function swiglu(tape: Tape, gateUp: Tensor): Tensor {
   const width = gateUp.cols / 2;
   if (width % 4) throw new Error(`SwiGLU width ${width} is not a multiple of 4`);
-  const y = scratch(gateUp.rows, width);
+  const y = tape.value(gateUp.rows, width);
   const count = (gateUp.rows * width) / 4;
   const words = [count, width / 4, gateUp.stride / 4, y.stride / 4];
   launch(kernel('swiglu', source, { GRAD: false }), [gateUp, y], words, spread(count));
