@@ -1,5 +1,6 @@
 // attention_decode: one query a row against the row's cache: o = Σ_{j ≤ position} softmax_j(q·k_j·scale) v_j.
-// QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D]; SLOT, POS [A]; O [A, H·D]. Rows without a slot give zeros.
+// QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D], buffers or (TEXTURES texels a row) textures; SLOT, POS [A];
+// O [A, H·D]. Rows without a slot give zeros.
 // Dispatch (H, A) with reduction.wgsl in front, LANES = WG lanes: the heads of a row, which lie side by side in the cache, follow
 // each other. Keys are taken LANES at a time: a lane takes the score of one
 // key, then each lane adds up its own vec4s of the values, KEYS keys at once, with weights that come from the other lanes. So the
@@ -13,11 +14,21 @@ struct P { H: u32, ld: u32, ldo: u32, width: u32, length: u32, group: u32, scale
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
 @group(0) @binding(2) var<storage, read> QKV: ${array};
+//% if (TEXTURES) {
+@group(0) @binding(3) var K: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(4) var V: texture_storage_2d<rgba32float, read>;
+//% } else {
 @group(0) @binding(3) var<storage, read> K: ${array};
 @group(0) @binding(4) var<storage, read> V: ${array};
+//% }
 @group(0) @binding(5) var<storage, read_write> O: ${array};
 @group(0) @binding(6) var<uniform> p: P;
-//% for (const name of ['QKV', 'K', 'V']) { if (vec) {
+//% for (const name of ['QKV', 'K', 'V']) { if (TEXTURES && name !== 'QKV') {
+fn head_${name}(base: u32, j: u32) -> vec4f {
+  let i = base / 4 + j;
+  return textureLoad(${name}, vec2u(i & ${TEXTURES - 1}, i >> ${Math.log2(TEXTURES)}));
+}
+//% } else if (vec) {
 fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }
 //% } else {
 fn head_${name}(base: u32, j: u32) -> vec4f {
@@ -42,9 +53,13 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let h = w.x;
   let first = select(0u, slot * p.length, known);
   let column = (h / p.group) * ${D};
-  //% for (const j of list(D4)) {
+  //% if (SUBGROUP === 8) { for (let j = 0; j < D4; j += 8) {
+  let mine${j} = head_QKV(w.y * p.ld + h * ${D}, min(${j} + s, ${D4 - 1})) * p.scale; // a lane loads one, for all
+  //% for (let i = j; i < Math.min(D4, j + 8); i++) {
+  let q${i} = subgroupBroadcast(mine${j}, ${i - j});
+  //% } } } else { for (const j of list(D4)) {
   let q${j} = head_QKV(w.y * p.ld + h * ${D}, ${j}) * p.scale;
-  //% }
+  //% } }
   //% for (const i of list(OWN)) {
   let own${i} = min(s % ${part} + ${i * part}, ${D4 - 1});
   var o${i} = vec4f();

@@ -1,22 +1,36 @@
 // cache_write: stores the (rotated) keys and values of tokens in their rows' caches: K[slot, position, :] and V alike.
 // QKV [N, …] with keys from column KOFF and values from VOFF, WIDTH = key heads · D columns each; SLOT [N] (0xffffffff: none),
-// POS [N]; K, V [slots, LENGTH, WIDTH]. Dispatch ⌈N·WIDTH/64⌉, a number a lane.
-struct P { count: u32, width: u32, ld: u32, koff: u32, voff: u32, length: u32 }
+// POS [N]; K, V [slots, LENGTH, WIDTH]. TEXTURES: also in KT, VT, textures that hold K and V texel after texel (src/gpu/mirror.ts).
+// VEC: WIDTH, KOFF and VOFF are multiples of 4 and all counts are of vec4s. Dispatch (⌈WIDTH/64⌉, N), an element a lane.
+//% const type = VEC ? 'vec4f' : 'f32';
+struct P { width: u32, ld: u32, koff: u32, voff: u32, length: u32 }
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
-@group(0) @binding(2) var<storage, read> QKV: array<f32>;
-@group(0) @binding(3) var<storage, read_write> K: array<f32>;
-@group(0) @binding(4) var<storage, read_write> V: array<f32>;
+@group(0) @binding(2) var<storage, read> QKV: array<${type}>;
+@group(0) @binding(3) var<storage, read_write> K: array<${type}>;
+@group(0) @binding(4) var<storage, read_write> V: array<${type}>;
+//% if (TEXTURES) {
+@group(0) @binding(5) var KT: texture_storage_2d<rgba32float, write>;
+@group(0) @binding(6) var VT: texture_storage_2d<rgba32float, write>;
+@group(0) @binding(7) var<uniform> p: P;
+//% } else {
 @group(0) @binding(5) var<uniform> p: P;
+//% }
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64 + id.x;
-  if (i >= p.count) { return; }
-  let n = i / p.width;
-  let c = i % p.width;
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let n = w.y;
+  let c = w.x * 64 + t;
   let slot = SLOT[n];
-  if (slot == 0xffffffffu || POS[n] >= p.length) { return; }
-  let to = (slot * p.length + POS[n]) * p.width + c;
-  K[to] = QKV[n * p.ld + p.koff + c];
-  V[to] = QKV[n * p.ld + p.voff + c];
+  let place = POS[n];
+  if (c >= p.width || slot == 0xffffffffu || place >= p.length) { return; }
+  let to = (slot * p.length + place) * p.width + c;
+  let key = QKV[n * p.ld + p.koff + c];
+  let value = QKV[n * p.ld + p.voff + c];
+  K[to] = key;
+  V[to] = value;
+  //% if (TEXTURES) {
+  let at = vec2u(to & ${TEXTURES - 1}, to >> ${Math.log2(TEXTURES)});
+  textureStore(KT, at, key);
+  textureStore(VT, at, value);
+  //% }
 }

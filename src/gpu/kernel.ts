@@ -30,7 +30,7 @@ let owner: GPUDevice | undefined;
 let kernels = new Map<string, Kernel>();
 let pending = 0;
 let created = 0;
-const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write|storage,\s*read|storage|uniform)>|\s+\w+: texture_storage_2d<(\w+), read>)/g;
+const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write|storage,\s*read|storage|uniform)>|\s+\w+: texture_storage_2d<(\w+), (read|write)>)/g;
 
 /** Pipelines asked for and not yet compiled, and all asked for: for showing progress before a first step. */
 export const compilation = (): { pending: number; created: number } => ({ pending, created });
@@ -65,9 +65,9 @@ export function kernel(name: string, source: string, constants: Constants = {}):
 
 function compile(device: GPUDevice, name: string, code: string, key: string): Form {
   const entries: GPUBindGroupLayoutEntry[] = [];
-  for (const [, binding, kind, format] of code.matchAll(BINDING)) {
+  for (const [, binding, kind, format, access] of code.matchAll(BINDING)) {
     if (format) {
-      entries.push({ binding: Number(binding), visibility: 4, storageTexture: { access: 'read-only', format: format as GPUTextureFormat } });
+      entries.push({ binding: Number(binding), visibility: 4, storageTexture: { access: `${access as 'read' | 'write'}-only`, format: format as GPUTextureFormat } });
       continue;
     }
     const type = kind === 'uniform' ? 'uniform' : kind.includes('read_write') ? 'storage' : 'read-only-storage';

@@ -28,6 +28,10 @@ export class MirrorTexture {
     this.view = this.texture.createView();
   }
 
+  destroy(): void {
+    this.texture.destroy();
+  }
+
   /** Adds the copy of a buffer's bytes to an encoder. */
   copyFrom(encoder: GPUCommandEncoder, buffer: GPUBuffer, start: number, end: number): void {
     const width = mirrorWidth(this.storage);
@@ -58,6 +62,18 @@ function onThisDevice(): void {
   lasting = new WeakMap();
   free = [];
 }
+
+/**
+ * Whether kernels that read the same numbers again and again should read them as textures: a driver that runs shaders on a CPU
+ * checks the bounds of each number it loads from a buffer, but of a texture those of each texel.
+ */
+export function readsTextures(): boolean {
+  const { software, subgroup } = gpu();
+  return software && subgroup === 8;
+}
+
+/** A mirror of a whole tensor that kernels write beside it (or `copyToMirror` does); it begins as zeros. */
+export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror(new MirrorTexture(rowsFor(bytes), storage), 0);
 
 /** Tells that a buffer's content has changed, so that its mirror is copied anew before it is read. */
 export function written(buffer: GPUBuffer): void {

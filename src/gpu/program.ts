@@ -137,6 +137,12 @@ export function mirrorOf(tensor: Tensor): Mirror {
   return mirrors.of(tensor);
 }
 
+/** Adds a copy of a whole tensor to a mirror of its own (standingMirror) to the recorded step. */
+export function copyToMirror({ buffer, offset, bytes }: Tensor, { texture }: Mirror): void {
+  if (!recording) throw new Error('copyToMirror outside a recorded step');
+  recording.commands.push({ kind: 'mirror', texture, buffer, start: offset, end: offset + bytes });
+}
+
 /**
  * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order, f16 or f32 each (a
  * mirror where it reads a texture), `words` its uniform. `groups` are workgroups in x, y, z.

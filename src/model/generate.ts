@@ -1,4 +1,4 @@
-import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
+import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, freeCache, layerCache, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
 import { attention } from '../gpu/ops/attention.ts';
 import { gather, NONE } from '../gpu/ops/gather.ts';
 import { sample, SAMPLER_SETTINGS_LENGTH, samplerSettings, type SamplerSettings } from '../gpu/ops/sampler.ts';
@@ -64,11 +64,7 @@ export class Generator {
     const { config } = decoder;
     const { slots, ends } = options;
     this.length = Math.min(config.context, options.length);
-    const width = config.kvHeads * config.headDim;
-    this.caches = Array.from({ length: config.layers }, () => ({
-      keys: persistent(slots * this.length, width, width, decoder.weights.storage),
-      values: persistent(slots * this.length, width, width, decoder.weights.storage),
-    }));
+    this.caches = Array.from({ length: config.layers }, () => layerCache(slots * this.length, config, decoder.weights.storage));
     this.decode = {
       state: persistent(slots, 8),
       limits: vector(slots),
@@ -104,10 +100,7 @@ export class Generator {
 
   /** Frees the caches. */
   dispose(): void {
-    for (const { keys, values } of this.caches) {
-      keys.buffer.destroy();
-      values.buffer.destroy();
-    }
+    this.caches.forEach(freeCache);
   }
 
   /** Runs a few decoding steps of the active slots and empties those that have ended. */

@@ -2,7 +2,7 @@ import { attentionOf } from './reference/attention.ts';
 import { keeps } from './reference/dropout.ts';
 import { filtered, inverseCdf, logSoftmax } from './reference/sampler.ts';
 import type { HeadShape } from '../gpu/ops/attention.ts';
-import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput } from '../gpu/ops/decode.ts';
+import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, layerCache } from '../gpu/ops/decode.ts';
 import { dropoutAdd } from '../gpu/ops/dropout.ts';
 import { NONE } from '../gpu/ops/gather.ts';
 import { philox, uniform24 } from '../gpu/ops/random.ts';
@@ -92,8 +92,7 @@ async function checkDecodeAttention(storage: Storage): Promise<Check[]> {
     [0, 1],
     [1, 23],
   ].map(([slot, tokens]) => ({ slot, tokens, qkv: normals(tokens * cols) }));
-  const place = (): Tensor => persistent(slotCount * length, shape.kvHeads * shape.headDim, undefined, storage);
-  const cache = { keys: place(), values: place() };
+  const cache = layerCache(slotCount * length, shape, storage);
   const past = rows.flatMap(({ slot, tokens, qkv }) =>
     Array.from({ length: tokens - 1 }, (_, t) => ({ slot, t, qkv: qkv.subarray(t * cols, (t + 1) * cols) })),
   );

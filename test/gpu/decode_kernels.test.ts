@@ -1,9 +1,10 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { HeadShape } from '../../src/gpu/ops/attention.ts';
-import { attentionDecode, cacheWrite, decodeAdvance, decodeInput } from '../../src/gpu/ops/decode.ts';
+import { readsTextures } from '../../src/gpu/mirror.ts';
+import { attentionDecode, cacheWrite, decodeAdvance, decodeInput, layerCache } from '../../src/gpu/ops/decode.ts';
 import { NONE } from '../../src/gpu/ops/gather.ts';
-import { copy, record } from '../../src/gpu/program.ts';
+import { copy, copyToMirror, record } from '../../src/gpu/program.ts';
 import { download, persistent, readFloats, upload, vector } from '../../src/gpu/tensor.ts';
 import { attentionOf } from '../../src/self_test/reference/attention.ts';
 import {
@@ -33,9 +34,11 @@ async function lastQueries(shape: HeadShape, slots: number[], rows: Map<number, 
   const { heads, kvHeads, headDim } = shape;
   const cols = (heads + 2 * kvHeads) * headDim;
   const width = kvHeads * headDim;
-  const cache = { keys: persistent(SLOTS * LENGTH, width, width), values: persistent(SLOTS * LENGTH, width, width) };
+  const cache = layerCache(SLOTS * LENGTH, shape, 'f32');
   // What is not written must not be read.
   for (const t of [cache.keys, cache.values]) upload(t, new Float32Array(SLOTS * LENGTH * width).fill(1e6));
+  const { textures } = cache;
+  assert.is(textures !== undefined, readsTextures() && headDim % 4 === 0);
   const all: number[] = [];
   const slotOf: number[] = [];
   const at: number[] = [];
@@ -60,6 +63,10 @@ async function lastQueries(shape: HeadShape, slots: number[], rows: Map<number, 
   const [tokenSlots, tokenPositions] = [column([...slotOf, NONE], 'u32'), column([...at, 0], 'u32')];
   const [querySlots, queryPositions] = [column(slots, 'u32'), column(positions, 'u32')];
   const [o] = await compute(() => {
+    if (textures) {
+      copyToMirror(cache.keys, textures.keys);
+      copyToMirror(cache.values, textures.values);
+    }
     cacheWrite(tokens, shape, tokenSlots, tokenPositions, cache, LENGTH);
     copy(attentionDecode(queries, shape, querySlots, queryPositions, cache, LENGTH), out);
   }, [out]);

@@ -5,9 +5,9 @@ import inputSource from '../../../kernels/decode_input.wgsl';
 import writeSource from '../../../kernels/cache_write.wgsl';
 import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
-import { clear, f32, launch } from '../program.ts';
-import { spread } from '../tape.ts';
-import { scratch, type Tensor } from '../tensor.ts';
+import { mirrorWidth, readsTextures, standingMirror, type Mirror } from '../mirror.ts';
+import { clear, copyToMirror, f32, launch } from '../program.ts';
+import { persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
 import { wideKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
 
@@ -15,6 +15,24 @@ import type { HeadShape } from './attention.ts';
 export interface LayerCache {
   keys: Tensor;
   values: Tensor;
+  /** The same numbers in textures, where the driver reads those faster. */
+  textures?: { keys: Mirror; values: Mirror };
+}
+
+/** A layer's cache of so many `places` (slots·length), filled with zeros. */
+export function layerCache(places: number, { kvHeads, headDim }: HeadShape, storage: Storage): LayerCache {
+  const width = kvHeads * headDim;
+  const [keys, values] = [persistent(places, width, width, storage), persistent(places, width, width, storage)];
+  if (!readsTextures() || headDim % 4) return { keys, values };
+  return { keys, values, textures: { keys: standingMirror(keys), values: standingMirror(values) } };
+}
+
+/** Frees a layer's cache. */
+export function freeCache({ keys, values, textures }: LayerCache): void {
+  keys.buffer.destroy();
+  values.buffer.destroy();
+  textures?.keys.texture.destroy();
+  textures?.values.texture.destroy();
 }
 
 /** What the rows of a decoding step read: ids, positions [A], random keys [A,4], from the slots' state. */
@@ -39,10 +57,14 @@ export interface DecodeState {
 /** Stores keys and values of qkv [N, …] at (slots [N], positions [N]) of a layer's cache of `length` places a slot. */
 export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positions: Tensor, cache: LayerCache, length: number): void {
   const { heads, kvHeads, headDim } = shape;
-  const width = kvHeads * headDim;
-  const count = qkv.rows * width;
-  launch(kernel('cache_write', writeSource), [slots, positions, qkv, cache.keys, cache.values],
-    [count, width, qkv.stride, heads * headDim, (heads + kvHeads) * headDim, length], spread(count));
+  const vec = headDim % 4 === 0;
+  const unit = vec ? 4 : 1;
+  const { textures } = cache;
+  const made = kernel('cache_write', writeSource, { VEC: vec, TEXTURES: textures ? mirrorWidth(cache.keys.storage) : 0 });
+  const words = [kvHeads * headDim, qkv.stride, heads * headDim, (heads + kvHeads) * headDim].map((n) => n / unit);
+  const groups = Math.ceil((kvHeads * headDim) / unit / 64);
+  launch(made, [slots, positions, qkv, cache.keys, cache.values, ...(textures ? [textures.keys, textures.values] : [])],
+    [...words, length], [groups, qkv.rows]);
 }
 
 /** Copies slots' first places to other slots: `pairs` [Q,4] = (from, to, places, 0); unused pairs have 0 places. */
@@ -50,6 +72,10 @@ export function cacheCopy(pairs: Tensor, shape: HeadShape, cache: LayerCache, le
   const width = shape.kvHeads * shape.headDim;
   launch(kernel('cache_copy', copySource), [pairs, cache.keys, cache.values], [length, width],
     [Math.ceil((longest * width) / 64), pairs.rows]);
+  if (cache.textures) {
+    copyToMirror(cache.keys, cache.textures.keys);
+    copyToMirror(cache.values, cache.textures.values);
+  }
 }
 
 /** o [A, H·D]: each row's query against its slot's cache up to its position. */
@@ -58,8 +84,10 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   const o = scratch(qkv.rows, heads * headDim, undefined, qkv.storage);
   if (o.stride !== o.cols) clear(o);
   const { subgroup } = gpu();
-  launch(wideKernel('attention_decode', attentionSource, { subgroup, workgroup: subgroup || 64 }, { D: headDim }),
-    [slots, positions, qkv, cache.keys, cache.values, o],
+  const { keys, values, textures } = cache;
+  const constants = { D: headDim, TEXTURES: textures ? mirrorWidth(keys.storage) : 0 };
+  launch(wideKernel('attention_decode', attentionSource, { subgroup, workgroup: subgroup || 64 }, constants),
+    [slots, positions, qkv, textures?.keys ?? keys, textures?.values ?? values, o],
     [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [heads, qkv.rows]);
   return o;
 }

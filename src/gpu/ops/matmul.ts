@@ -3,7 +3,7 @@ import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
-import { mirrorWidth, type Mirror } from '../mirror.ts';
+import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
 import { f32, launch, mirrorOf } from '../program.ts';
 import { persistent, type Tensor } from '../tensor.ts';
 
@@ -30,8 +30,7 @@ function noBias(): Tensor {
 
 function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
   const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '' };
-  const { subgroup, software } = gpu();
-  if (subgroup !== 8 || !software) {
+  if (!readsTextures()) {
     return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64, mirrored: false };
   }
   // Small tiles for few rows: each result is still summed over K in the same order.
