@@ -1,9 +1,9 @@
 // cache_write: stores the (rotated) keys and values of tokens in their rows' caches: K[slot, position, :] and V alike.
 // QKV [N, …] with keys from column KOFF and values from VOFF, WIDTH = key heads · D columns each; SLOT [N] (0xffffffff: none),
 // POS [N]; K, V [slots, LENGTH, WIDTH]. TEXTURES: also in KT, VT, textures that hold K and V texel after texel (src/gpu/mirror.ts).
-// VEC: WIDTH, KOFF and VOFF are multiples of 4 and all counts are of vec4s. Dispatch (⌈WIDTH/64⌉, N), an element a lane.
+// VEC: WIDTH, KOFF and VOFF are multiples of 4 and all counts are of vec4s. Dispatch rowGrid(WIDTH, N), a column a lane.
 //% const type = VEC ? 'vec4f' : 'f32';
-struct P { width: u32, ld: u32, koff: u32, voff: u32, length: u32 }
+struct P { N: u32, each: u32, width: u32, ld: u32, koff: u32, voff: u32, length: u32 }
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
 @group(0) @binding(2) var<storage, read> QKV: array<${type}>;
@@ -18,19 +18,22 @@ struct P { width: u32, ld: u32, koff: u32, voff: u32, length: u32 }
 //% }
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
-  let n = w.y;
   let c = w.x * 64 + t;
+  let end = min((w.y + 1) * p.each, p.N);
+  if (c >= p.width) { return; }
+  for (var n = w.y * p.each; n < end; n++) {
   let slot = SLOT[n];
   let place = POS[n];
-  if (c >= p.width || slot == 0xffffffffu || place >= p.length) { return; }
-  let to = (slot * p.length + place) * p.width + c;
-  let key = QKV[n * p.ld + p.koff + c];
-  let value = QKV[n * p.ld + p.voff + c];
-  K[to] = key;
-  V[to] = value;
-  //% if (TEXTURES) {
-  let at = vec2u(to & ${TEXTURES - 1}, to >> ${Math.log2(TEXTURES)});
-  textureStore(KT, at, key);
-  textureStore(VT, at, value);
-  //% }
+  if (slot == 0xffffffffu || place >= p.length) { continue; }
+    let to = (slot * p.length + place) * p.width + c;
+    let key = QKV[n * p.ld + p.koff + c];
+    let value = QKV[n * p.ld + p.voff + c];
+    K[to] = key;
+    V[to] = value;
+    //% if (TEXTURES) {
+    let at = vec2u(to & ${TEXTURES - 1}, to >> ${Math.log2(TEXTURES)});
+    textureStore(KT, at, key);
+    textureStore(VT, at, value);
+    //% }
+  }
 }

@@ -1,6 +1,7 @@
 // embedding: X[n] = WTE[ID[n]] (+ WPE[POS[n]] where positions are learned). X [N,C], strides in vec4s.
-// WTE may be rows FIRST… of a larger table: tokens of other rows are then left to other dispatches. Dispatch ⌈N·ld/64⌉, a vec4 a lane.
-struct P { count: u32, ld: u32, first: u32, rows: u32 }
+// WTE may be rows FIRST… of a larger table: tokens of other rows are then left to other dispatches. Dispatch
+// rowGrid(ld, N), a vec4 of columns a lane.
+struct P { N: u32, each: u32, ld: u32, first: u32, rows: u32 }
 @group(0) @binding(0) var<storage, read> ID: array<u32>;
 @group(0) @binding(1) var<storage, read> WTE: array<vec4f>;
 //% if (LEARNED) {
@@ -13,16 +14,18 @@ struct P { count: u32, ld: u32, first: u32, rows: u32 }
 @group(0) @binding(3) var<uniform> p: P;
 //% }
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64 + id.x;
-  if (i >= p.count) { return; }
-  let n = i / p.ld;
-  let c = i % p.ld;
-  let row = ID[n] - p.first;
-  if (row >= p.rows) { return; }
-  //% if (LEARNED) {
-  X[i] = WTE[row * p.ld + c] + WPE[POS[n] * p.ld + c];
-  //% } else {
-  X[i] = WTE[row * p.ld + c];
-  //% }
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let c = w.x * 64 + t;
+  let end = min((w.y + 1) * p.each, p.N);
+  if (c >= p.ld) { return; }
+  for (var n = w.y * p.each; n < end; n++) {
+    let i = n * p.ld + c;
+    let row = ID[n] - p.first;
+    if (row >= p.rows) { continue; }
+    //% if (LEARNED) {
+    X[i] = WTE[row * p.ld + c] + WPE[POS[n] * p.ld + c];
+    //% } else {
+    X[i] = WTE[row * p.ld + c];
+    //% }
+  }
 }

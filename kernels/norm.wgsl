@@ -1,6 +1,6 @@
 // norm: y = (x − mean)/√(var + eps) · g + b, a row at a time (KIND layer), or y = x/√(mean(x²) + eps) · g (KIND rms).
 // X, Y [N,C]; G, B [C]; S [N,2] keeps (mean, 1/√…) of each row for the gradient. Strides in vec4s.
-// Dispatch ⌈N/ROWS⌉ with reduction.wgsl in front: LANES lanes take a row, a workgroup ROWS = WG/LANES of them.
+// OWN > 0: a lane's OWN vec4s of the row stay in registers, else they are read again. Dispatch ⌈N/ROWS⌉ with reduction.wgsl in front: LANES lanes take a row, a workgroup ROWS = WG/LANES of them.
 struct P { N: u32, C: u32, ld: u32, eps: f32 }
 @group(0) @binding(0) var<storage, read> X: array<vec4f>;
 @group(0) @binding(1) var<storage, read> G: array<vec4f>;
@@ -11,41 +11,38 @@ struct P { N: u32, C: u32, ld: u32, eps: f32 }
 @group(0) @binding(${at++}) var<storage, read_write> Y: array<vec4f>;
 @group(0) @binding(${at++}) var<storage, read_write> S: array<vec2f>;
 @group(0) @binding(${at++}) var<uniform> p: P;
+//% const each = (f) => (OWN ? [...Array(OWN).keys()].map((i) => `{ let c = lane + ${i * LANES}; ${f(`x${i}`)} }`).join('\n  ')
+//%   : `for (var c = lane; c < p.ld; c += ${LANES}) { let x = X[base + c]; ${f('x')} }`);
 @compute @workgroup_size(${WG})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let lane = t % ${LANES};
   let row = w.x * ${WG / LANES} + t / ${LANES};
   let base = min(row, p.N - 1) * p.ld;
+  //% for (let i = 0; i < OWN; i++) {
+  let x${i} = ${i * LANES + LANES <= LD ? `X[base + lane + ${i * LANES}]` : `select(vec4f(), X[base + min(lane + ${i * LANES}, p.ld - 1)], lane + ${i * LANES} < p.ld)`};
+  //% }
   var all = vec4f();
-  for (var c = lane; c < p.ld; c += ${LANES}) {
-    let x = X[base + c];
-    //% if (KIND === 'layer') {
-    all += x;
-    //% } else {
-    all += x * x;
-    //% }
-  }
+  //% if (KIND === 'layer') {
+  ${each((x) => `all += ${x};`)}
+  //% } else {
+  ${each((x) => `all += ${x} * ${x};`)}
+  //% }
   let first = sum(all.x + all.y + all.z + all.w, t) / f32(p.C);
   //% if (KIND === 'layer') {
   let mean = first;
   var squares = vec4f();
-  for (var c = lane; c < p.ld; c += ${LANES}) {
-    let d = select(vec4f(), X[base + c] - mean, vec4u(0, 1, 2, 3) + c * 4 < vec4u(p.C));
-    squares += d * d;
-  }
+  ${each((x) => `let d = select(vec4f(), ${x} - mean, vec4u(0, 1, 2, 3) + c * 4 < vec4u(p.C)); squares += d * d;`)}
   let r = 1 / sqrt(sum(squares.x + squares.y + squares.z + squares.w, t) / f32(p.C) + p.eps);
   //% } else {
   let mean = 0.0;
   let r = 1 / sqrt(first + p.eps);
   //% }
   if (row < p.N) {
-    for (var c = lane; c < p.ld; c += ${LANES}) {
-      //% if (KIND === 'layer') {
-      Y[base + c] = (X[base + c] - mean) * r * G[c] + B[c]; // G and B are zero in the padding columns
-      //% } else {
-      Y[base + c] = X[base + c] * r * G[c];
-      //% }
-    }
+    //% if (KIND === 'layer') { // G and B are zero in the padding columns
+    ${each((x) => `if (c < p.ld) { Y[base + c] = (${x} - mean) * r * G[c] + B[c]; }`)}
+    //% } else {
+    ${each((x) => `if (c < p.ld) { Y[base + c] = ${x} * r * G[c]; }`)}
+    //% }
     if (lane == 0) { S[row] = vec2f(mean, r); }
   }
 }

@@ -1,28 +1,30 @@
 // rotary: rotates the query and key heads of QKV [N, …] in place by their positions (RoPE, Su et al. 2021, in the
 // half-split form of transformers): (a, b) → (a·cos − b·sin, b·cos + a·sin) for a = x[i], b = x[i + D/2].
-// TABLE [context, D] = cos of D/2 angles, then sin of them; POS [N]. SIGN −1 turns gradients back.
-// D is no constant here: drivers unroll loops of a constant length, and that takes them seconds.
-// Dispatch ⌈N·heads/64⌉: a lane takes one head of one token; query heads first, then key heads at column KOFF.
-struct P { N: u32, heads: u32, queries: u32, ld: u32, koff: u32, D: u32 }
-@group(0) @binding(0) var<storage, read> TABLE: array<f32>;
+// TABLE [context, D] = cos of D/2 angles, then sin of them; POS [N]. SIGN −1 turns gradients back. HALF = D/2.
+// VEC: HALF is a multiple of 4, and a lane takes four pairs, else one. Dispatch rowGrid(heads·HALF (/4), N): query heads first,
+// then key heads from column KOFF.
+//% const unit = VEC ? 4 : 1, type = VEC ? 'vec4f' : 'f32', each = HALF / unit;
+struct P { N: u32, each: u32, heads: u32, queries: u32, ld: u32, koff: u32 }
+@group(0) @binding(0) var<storage, read> TABLE: array<${type}>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
-@group(0) @binding(2) var<storage, read_write> QKV: array<f32>;
+@group(0) @binding(2) var<storage, read_write> QKV: array<${type}>;
 @group(0) @binding(3) var<uniform> p: P;
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let i = id.y * groups.x * 64 + id.x;
-  if (i >= p.N * p.heads) { return; }
-  let n = i / p.heads;
-  let h = i % p.heads;
-  let base = n * p.ld + select(p.koff + (h - p.queries) * p.D, h * p.D, h < p.queries);
-  let angles = POS[n] * p.D;
-  let half = p.D / 2;
-  for (var d = 0u; d < half; d++) {
-    let c = TABLE[angles + d];
-    let s = ${SIGN} * TABLE[angles + half + d];
-    let a = QKV[base + d];
-    let b = QKV[base + half + d];
-    QKV[base + d] = a * c - b * s;
-    QKV[base + half + d] = b * c + a * s;
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+  let i = w.x * 64 + t;
+  let h = i / ${each};
+  let d = i % ${each};
+  let column = select(p.koff + (h - p.queries) * ${2 * each}, h * ${2 * each}, h < p.queries) + d;
+  let end = min((w.y + 1) * p.each, p.N);
+  if (h >= p.heads) { return; }
+  for (var n = w.y * p.each; n < end; n++) {
+  let at = n * p.ld + column;
+    let angle = POS[n] * ${2 * each} + d;
+    let c = TABLE[angle];
+    let s = ${SIGN} * TABLE[angle + ${each}];
+    let a = QKV[at];
+    let b = QKV[at + ${each}];
+    QKV[at] = a * c - b * s;
+    QKV[at + ${each}] = b * c + a * s;
   }
 }

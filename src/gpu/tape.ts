@@ -114,6 +114,19 @@ export function addInto(a: Tensor, b: Tensor): void {
   launch(kernel('add', addSource), [a, b], [count], spread(count));
 }
 
+/**
+ * A grid for `lanes` lanes in each of `rows` rows, and the rows that a workgroup of 64 takes one after the other: a kernel has its
+ * rows from its workgroup and need not divide, which a driver that runs shaders on a CPU does lane by lane. On such a driver
+ * starting a workgroup costs as much as some hundred numbers, on a GPU a row each fills it better. Throws where a dimension
+ * is too large.
+ */
+export function rowGrid(lanes: number, rows: number): { each: number; grid: [number, number] } {
+  const { software, adapter } = gpu();
+  const most = adapter.limits.maxComputeWorkgroupsPerDimension;
+  const each = Math.max(software ? 8 : 1, Math.ceil(rows / most));
+  return { each, grid: [Math.ceil(lanes / 64), Math.ceil(rows / each)] };
+}
+
 /** Workgroups of 64 for `count` lanes, in two dimensions where one does not reach (kernels number them x first). */
 export function spread(count: number): [number, number] {
   const groups = Math.ceil(count / 64);

@@ -5,7 +5,7 @@ import rotarySource from '../../../kernels/rotary.wgsl';
 import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { clear, f32, launch } from '../program.ts';
-import { spread, type Tape } from '../tape.ts';
+import { rowGrid, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 
 /** How heads lie in a token's row: query heads, then key heads, then value heads. */
@@ -40,10 +40,12 @@ const columns = ({ heads, kvHeads, headDim }: HeadShape): number => (heads + 2 *
 /** Rotates queries and keys of qkv [N, (H+2·kv)·D] in place by `positions` [N]; `table` [context, D] = cos | sin. */
 export function rotary(tape: Tape, qkv: Tensor, shape: HeadShape, table: Tensor, positions: Tensor): void {
   const { heads, kvHeads, headDim } = shape;
-  const count = qkv.rows * (heads + kvHeads);
+  const half = headDim / 2;
+  const unit = half % 4 === 0 ? 4 : 1;
+  const { each, grid } = rowGrid(((heads + kvHeads) * half) / unit, qkv.rows);
   const turn = (sign: number, x: Tensor): void => {
-    launch(kernel('rotary', rotarySource, { SIGN: sign }), [table, positions, x],
-      [qkv.rows, heads + kvHeads, heads, qkv.stride, heads * headDim, headDim], spread(count));
+    launch(kernel('rotary', rotarySource, { SIGN: sign, HALF: half, VEC: unit === 4 }), [table, positions, x],
+      [qkv.rows, each, heads + kvHeads, heads, qkv.stride / unit, (heads * headDim) / unit], grid);
   };
   turn(1, qkv);
   tape.push([], () => turn(-1, tape.target(qkv).gradient));

@@ -7,6 +7,7 @@ import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, standingMirror, type Mirror } from '../mirror.ts';
 import { clear, copyToMirror, f32, launch } from '../program.ts';
+import { rowGrid } from '../tape.ts';
 import { persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
 import { wideKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
@@ -62,9 +63,9 @@ export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positio
   const { textures } = cache;
   const made = kernel('cache_write', writeSource, { VEC: vec, TEXTURES: textures ? mirrorWidth(cache.keys.storage) : 0 });
   const words = [kvHeads * headDim, qkv.stride, heads * headDim, (heads + kvHeads) * headDim].map((n) => n / unit);
-  const groups = Math.ceil((kvHeads * headDim) / unit / 64);
+  const { each, grid } = rowGrid((kvHeads * headDim) / unit, qkv.rows);
   launch(made, [slots, positions, qkv, cache.keys, cache.values, ...(textures ? [textures.keys, textures.values] : [])],
-    [...words, length], [groups, qkv.rows]);
+    [qkv.rows, each, ...words, length], grid);
 }
 
 /** Copies slots' first places to other slots: `pairs` [Q,4] = (from, to, places, 0); unused pairs have 0 places. */

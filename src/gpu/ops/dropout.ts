@@ -2,8 +2,8 @@ import source from '../../../kernels/dropout.wgsl';
 import randomSource from '../../../kernels/random.wgsl';
 import { kernel } from '../kernel.ts';
 import { f32, launch } from '../program.ts';
+import { rowGrid } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
-import { grid } from './reduction.ts';
 
 /** Which numbers to drop: the same tokens, state and site give the same mask, in the backward pass and in any batch. */
 export interface DropoutMask {
@@ -33,12 +33,12 @@ function apply(x: Tensor, residual: Tensor | undefined, out: Tensor, { tokens, s
     if (t && (t.rows !== x.rows || t.stride !== x.stride))
       throw new Error(`dropout: [${t.rows},${t.stride}] is not [${x.rows},${x.stride}]`);
   }
-  const vec4s = (x.rows * x.stride) / 4;
-  if (vec4s === 0) return;
+  if (x.rows === 0) return;
+  const { each, grid } = rowGrid(x.stride / 4, x.rows);
   launch(
     kernel('dropout', `${source}\n${randomSource}`, { ADD: residual !== undefined }),
     [x, ...(residual ? [residual] : []), tokens, state, out],
-    [x.rows, x.stride / 4, site, Math.floor(rate * 2 ** 32), f32(1 / (1 - rate))],
-    grid(Math.ceil(vec4s / 64)),
+    [x.rows, each, x.stride / 4, site, Math.floor(rate * 2 ** 32), f32(1 / (1 - rate))],
+    grid,
   );
 }

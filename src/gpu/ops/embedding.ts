@@ -2,7 +2,7 @@ import source from '../../../kernels/embedding.wgsl';
 import gradSource from '../../../kernels/embedding_grad.wgsl';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
-import { slicesOf, spread, type Parameter, type Tape } from '../tape.ts';
+import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 
 /** Which tokens have which id, sorted on the host: `runs` [R,4] = (id, first, end, 0), `order` [N]. */
@@ -19,10 +19,10 @@ export function embedding(tape: Tape, ids: Tensor, tokens: Parameter, idRuns: Oc
   learned?: { at: Tensor; positions: Parameter; runs?: Occurrences }): Tensor {
   const x = scratch(ids.rows, tokens.value.cols);
   const ld = x.stride / 4;
-  const count = x.rows * ld;
+  const { each, grid } = rowGrid(ld, x.rows);
   for (const { value, firstRow } of slicesOf(tokens)) {
     launch(kernel('embedding', source, { LEARNED: learned !== undefined }),
-      [ids, value, ...(learned ? [learned.at, learned.positions.value] : []), x], [count, ld, firstRow, value.rows], spread(count));
+      [ids, value, ...(learned ? [learned.at, learned.positions.value] : []), x], [x.rows, each, ld, firstRow, value.rows], grid);
   }
   tape.push([], () => {
     const dx = tape.take(x);

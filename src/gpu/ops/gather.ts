@@ -1,7 +1,7 @@
 import source from '../../../kernels/gather.wgsl';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
-import { spread, type Tape } from '../tape.ts';
+import { rowGrid, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 
 /** No row: gathers zeros. */
@@ -11,11 +11,13 @@ export const NONE = 0xffffffff;
 export function gather(tape: Tape, x: Tensor, index: Tensor, inverse: Tensor): Tensor {
   const y = scratch(index.rows, x.cols, x.stride, x.storage);
   const ld = x.stride / 4;
-  launch(kernel('gather', source, { ADD: false }), [index, x, y], [y.rows * ld, ld], spread(y.rows * ld));
+  const rows = rowGrid(ld, y.rows);
+  launch(kernel('gather', source, { ADD: false }), [index, x, y], [y.rows, rows.each, ld], rows.grid);
   tape.push([], () => {
     const dy = tape.take(y);
     const { gradient, add } = tape.target(x);
-    launch(kernel('gather', source, { ADD: add }), [inverse, dy, gradient], [x.rows * ld, ld], spread(x.rows * ld));
+    const { each, grid } = rowGrid(ld, x.rows);
+    launch(kernel('gather', source, { ADD: add }), [inverse, dy, gradient], [x.rows, each, ld], grid);
     release(dy);
   });
   return y;

@@ -6,13 +6,19 @@ import { release, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
 import { rowKernel, rowLanes } from './reduction.ts';
 
+/** A lane keeps so many vec4s of its row in registers; a longer row is read again for each of the sums. */
+const MOST_OWN = 8;
+
 /** Layer norm (`bias` given) or RMS norm of x [N,C], a row at a time, with its gradient. */
 export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Parameter, bias: Parameter | undefined, eps: number): Tensor {
   const y = tape.value(x.rows, x.cols);
   const stats = scratch(x.rows, 2, 2);
-  const forward = rowKernel('norm', source, rowLanes(), { KIND: kind });
-  const groups: [number] = [Math.ceil(x.rows / forward.rows)];
   const ld = x.stride / 4;
+  const lanes = rowLanes();
+  const each = Math.ceil(ld / (lanes.subgroup || lanes.workgroup)); // vec4s a lane
+  const own = each <= MOST_OWN ? { OWN: each, LD: ld } : { OWN: 0, LD: 0 };
+  const forward = rowKernel('norm', source, lanes, { KIND: kind, ...own });
+  const groups: [number] = [Math.ceil(x.rows / forward.rows)];
   launch(forward.made, [x, weight.value, ...(kind === 'layer' ? [bias!.value] : []), y, stats],
     [x.rows, x.cols, ld, f32(eps)], groups);
   tape.push([x, stats], () => {
@@ -20,7 +26,8 @@ export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Param
     if (weight.grad) columnSum(weight.grad, dy, { x, stats });
     if (bias?.grad) columnSum(bias.grad, dy, 'plain');
     const { gradient, add } = tape.target(x);
-    launch(rowKernel('norm_grad', gradSource, rowLanes(), { KIND: kind, ADD: add }).made, [x, weight.value, stats, dy, gradient], [x.rows, x.cols, ld], groups);
+    launch(rowKernel('norm_grad', gradSource, lanes, { KIND: kind, ADD: add, ...own }).made, [x, weight.value, stats, dy, gradient],
+      [x.rows, x.cols, ld], groups);
     release(dy);
   });
   tape.done(stats);

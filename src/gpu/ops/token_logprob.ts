@@ -2,7 +2,7 @@ import source from '../../../kernels/token_logprob.wgsl';
 import gradSource from '../../../kernels/token_logprob_grad.wgsl';
 import { kernel } from '../kernel.ts';
 import { f32, launch } from '../program.ts';
-import { slicesOf, spread, type Parameter, type Tape } from '../tape.ts';
+import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 import { matmul } from './matmul.ts';
 import { rowKernel, rowLanes } from './reduction.ts';
@@ -44,10 +44,10 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
     const { gradient, add } = tape.target(h);
     for (const { first, count } of parts) {
       const logits = kept.get(first) ?? logitsOf(h.rowRange(first, count), w);
-      const quarter = (count * stride) / 4;
+      const { each, grid } = rowGrid(stride / 4, count);
       launch(kernel('token_logprob_grad', gradSource),
         [targets.rowRange(first, count), stats.rowRange(first, count), options.dLogp!.rowRange(first, count), logits],
-        [quarter, vocabulary, stride / 4, inverse], spread(quarter));
+        [count, each, vocabulary, stride / 4, inverse], grid);
       for (const { value, grad, firstRow } of slices) {
         const dz = logits.columnRange(firstRow, value.rows);
         if (grad) matmul('tn', dz, h.rowRange(first, count), grad, { kind: 'add' });
