@@ -85,6 +85,12 @@ export function written(buffer: GPUBuffer): void {
 export interface MirrorCopy { kind: 'mirror'; texture: MirrorTexture; buffer: GPUBuffer; start: number; end: number }
 
 /**
+ * Copies that a step keeps at once: an operand's next uses follow soon, in the gradients of a product. To keep those of the forward
+ * pass for the backward pass would double the activations, and no step was measurably faster for it.
+ */
+const KEPT = 4;
+
+/**
  * The mirrors of a step that is being recorded. Buffers that the step writes are copied when they are first read as a
  * texture and again after each write; those that it only reads keep a mirror of their own, which is copied when they have
  * changed between steps (weights: once an update).
@@ -114,7 +120,9 @@ export class StepMirrors {
     if (!copy || copy.texture.storage !== storage || offset < copy.start || end > copy.end) {
       if (copy) free.push(copy.texture);
       copy = { kind: 'mirror', texture: take(end - offset, storage), buffer, start: offset, end };
+      this.inStep.delete(buffer);
       this.inStep.set(buffer, copy);
+      if (this.inStep.size > KEPT) this.drop(this.inStep.keys().next().value!);
       this.add(copy);
     }
     return new Mirror(copy.texture, (offset - copy.start) / texel);
@@ -123,6 +131,10 @@ export class StepMirrors {
   /** A kernel of the step writes this buffer: what was copied of it is old. */
   overwritten(buffer: GPUBuffer): void {
     if (!isScratch(buffer)) this.writes.add(buffer);
+    this.drop(buffer);
+  }
+
+  private drop(buffer: GPUBuffer): void {
     const copy = this.inStep.get(buffer);
     if (!copy) return;
     this.inStep.delete(buffer);
