@@ -1,36 +1,22 @@
 // attention: causal attention over packed rows, o_t = Σ_{j ≤ t} softmax_j(q_t·k_j·scale) v_j, never across rows.
 // QKV [N, …] holds query heads (head h at column h·D), key heads (from KOFF) and value heads (from VOFF); GROUP query heads
-// share a key head. TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
+// share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0). TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
 // length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
 // Dispatch (T, H), LANES lanes: lane = query, QUERIES of them a lane; keys are taken 8 at a time from the row's start and
 // spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory otherwise), so the order
 // of summation depends on the place in the row alone.
-//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
-//% const list = (n) => [...Array(n).keys()];
+//% const wide = SUBGROUP !== 8;
 //% if (!wide) {
 enable subgroups;
 //% }
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32 }
+struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-//% if (vec) {
-@group(0) @binding(1) var<storage, read> QKV: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> O: array<vec4f>;
-//% } else {
-@group(0) @binding(1) var<storage, read> QKV: array<f32>;
-@group(0) @binding(2) var<storage, read_write> O: array<f32>;
-//% }
+${reads(1, 'QKV')}
+@group(0) @binding(2) var<storage, read_write> O: ${array};
 @group(0) @binding(3) var<storage, read_write> L: array<f32>;
 @group(0) @binding(4) var<uniform> p: P;
 
-//% if (vec) {
-fn head(base: u32, j: u32) -> vec4f { return QKV[base / 4 + j]; }
-//% } else {
-fn head(base: u32, j: u32) -> vec4f {
-  let b = base + j * 4;
-  let left = ${D} - j * 4;
-  return vec4f(QKV[b], select(0.0, QKV[b + 1], left > 1), select(0.0, QKV[b + 2], left > 2), select(0.0, QKV[b + 3], left > 3));
-}
-//% }
+${heads('QKV')}
 //% if (wide) {
 var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
 var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
@@ -49,19 +35,19 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let vcol = p.voff + (h / p.group) * ${D};
   //% for (const q of list(QUERIES)) {
   let t${q} = tile.z + ${q * LANES} + s;
-  let qb${q} = (row + min(t${q}, length - 1)) * p.ld + h * ${D};
+  let qb${q} = (row + min(t${q}, length - 1)) * p.ld + p.qkv0 + h * ${D};
   //% for (const j of list(D4)) {
-  let q${q}_${j} = head(qb${q}, ${j}) * p.scale;
+  let q${q}_${j} = head_QKV(qb${q}, ${j}) * p.scale;
   var o${q}_${j} = vec4f();
   //% }
   var m${q} = LOWEST;
   var z${q} = 0.0;
   //% }
   for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
-    let base = (row + min(j0 + s, length - 1)) * p.ld;
+    let base = (row + min(j0 + s, length - 1)) * p.ld + p.qkv0;
     //% for (const j of list(D4)) {
-    let k${j} = head(base + kcol, ${j});
-    let v${j} = head(base + vcol, ${j});
+    let k${j} = head_QKV(base + kcol, ${j});
+    let v${j} = head_QKV(base + vcol, ${j});
     //% }
     //% if (wide) {
     workgroupBarrier();

@@ -1,42 +1,21 @@
 // attention_decode: one query a row against the row's cache: o = Σ_{j ≤ position} softmax_j(q·k_j·scale) v_j.
-// QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D], buffers or (TEXTURES texels a row) textures; SLOT, POS [A];
+// QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D], buffers or textures; SLOT, POS [A];
 // O [A, H·D]. Rows without a slot give zeros.
-// Dispatch (H, A) with reduction.wgsl in front, LANES = WG lanes: the heads of a row, which lie side by side in the cache, follow
+// Dispatch (H, A) with reduction.wgsl and heads.wgsl in front, LANES = WG lanes: the heads of a row, which lie side by side in the cache, follow
 // each other. Keys are taken LANES at a time: a lane takes the score of one
 // key, then each lane adds up its own vec4s of the values, KEYS keys at once, with weights that come from the other lanes. So the
 // order of summation depends on the position alone, not on the rows beside it, and no lane holds a whole head.
-//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0;
-//% const list = (n) => [...Array(n).keys()];
 //% const part = Math.min(2 ** Math.ceil(Math.log2(D4)), LANES); // lanes that share a key's values
 //% const OWN = Math.ceil(D4 / part), KEYS = LANES / part;
 struct P { H: u32, ld: u32, ldo: u32, width: u32, length: u32, group: u32, scale: f32 }
-//% const array = vec ? 'array<vec4f>' : 'array<f32>';
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
-@group(0) @binding(2) var<storage, read> QKV: ${array};
-//% if (TEXTURES) {
-@group(0) @binding(3) var K: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(4) var V: texture_storage_2d<rgba32float, read>;
-//% } else {
-@group(0) @binding(3) var<storage, read> K: ${array};
-@group(0) @binding(4) var<storage, read> V: ${array};
-//% }
+${reads(2, 'QKV')}
+${reads(3, 'K')}
+${reads(4, 'V')}
 @group(0) @binding(5) var<storage, read_write> O: ${array};
 @group(0) @binding(6) var<uniform> p: P;
-//% for (const name of ['QKV', 'K', 'V']) { if (TEXTURES && name !== 'QKV') {
-fn head_${name}(base: u32, j: u32) -> vec4f {
-  let i = base / 4 + j;
-  return textureLoad(${name}, vec2u(i & ${TEXTURES - 1}, i >> ${Math.log2(TEXTURES)}));
-}
-//% } else if (vec) {
-fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }
-//% } else {
-fn head_${name}(base: u32, j: u32) -> vec4f {
-  let b = base + j * 4;
-  let left = ${D} - j * 4;
-  return vec4f(${name}[b], select(0.0, ${name}[b + 1], left > 1), select(0.0, ${name}[b + 2], left > 2), select(0.0, ${name}[b + 3], left > 3));
-}
-//% } }
+${heads('QKV', 'K', 'V')}
 //% if (!SUBGROUP) {
 var<workgroup> weights: array<f32, ${LANES}>;
 //% }

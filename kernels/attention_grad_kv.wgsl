@@ -2,29 +2,19 @@
 // p_t = exp(q_t·k·scale − L_t):   dv = Σ_{t ≥ j} p_t do_t      dk = scale · Σ_{t ≥ j} p_t (do_t·v − DELTA_t) q_t
 // Inputs as in attention_grad_q.wgsl; writes the key and value columns of DQKV.
 // Dispatch (T · QUERIES, key heads), LANES lanes: lane = key, queries are taken 8 at a time from the tile's first key on.
-//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
-//% const list = (n) => [...Array(n).keys()];
+//% const wide = SUBGROUP !== 8;
 //% if (!wide) {
 enable subgroups;
 //% }
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32 }
-//% const array = vec ? 'array<vec4f>' : 'array<f32>';
+struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-@group(0) @binding(1) var<storage, read> QKV: ${array};
+${reads(1, 'QKV')}
 @group(0) @binding(2) var<storage, read> L: array<f32>;
 @group(0) @binding(3) var<storage, read> DELTA: array<f32>;
-@group(0) @binding(4) var<storage, read> DO: ${array};
+${reads(4, 'DO')}
 @group(0) @binding(5) var<storage, read_write> DQKV: ${array};
 @group(0) @binding(6) var<uniform> p: P;
-//% for (const name of ['QKV', 'DO']) { if (vec) {
-fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }
-//% } else {
-fn head_${name}(base: u32, j: u32) -> vec4f {
-  let b = base + j * 4;
-  let left = ${D} - j * 4;
-  return vec4f(${name}[b], select(0.0, ${name}[b + 1], left > 1), select(0.0, ${name}[b + 2], left > 2), select(0.0, ${name}[b + 3], left > 3));
-}
-//% } }
+${heads('QKV', 'DO')}
 //% if (wide) {
 var<workgroup> Qs: array<vec4f, ${LANES * D4}>;
 var<workgroup> Gs: array<vec4f, ${LANES * D4}>;
@@ -42,8 +32,8 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let kcol = p.koff + w.y * ${D};
   let vcol = p.voff + w.y * ${D};
   //% for (const j of list(D4)) {
-  let k${j} = head_QKV(token * p.ld + kcol, ${j}) * p.scale;
-  let v${j} = head_QKV(token * p.ld + vcol, ${j});
+  let k${j} = head_QKV(p.qkv0 + token * p.ld + kcol, ${j}) * p.scale;
+  let v${j} = head_QKV(p.qkv0 + token * p.ld + vcol, ${j});
   var dk${j} = vec4f();
   var dv${j} = vec4f();
   //% }
@@ -51,8 +41,8 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     for (var i0 = first; i0 < length; i0 += ${LANES}) {
       let query = row + min(i0 + s, length - 1);
       //% for (const j of list(D4)) {
-      let q${j} = head_QKV(query * p.ld + h * ${D}, ${j});
-      let g${j} = head_DO(query * p.ldo + h * ${D}, ${j});
+      let q${j} = head_QKV(p.qkv0 + query * p.ld + h * ${D}, ${j});
+      let g${j} = head_DO(p.do0 + query * p.ldo + h * ${D}, ${j});
       //% }
       let ld = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
       //% if (wide) {

@@ -2,30 +2,20 @@
 //   DELTA = do·o      dq = scale · Σ_{j ≤ t} p_j (do·v_j − DELTA) k_j
 // Inputs as in attention.wgsl, DO [N, H·D]; writes the query columns of DQKV and DELTA [N,H].
 // Dispatch (T · QUERIES, H), LANES lanes: lane = query, keys as in attention.wgsl.
-//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
-//% const list = (n) => [...Array(n).keys()];
+//% const wide = SUBGROUP !== 8;
 //% if (!wide) {
 enable subgroups;
 //% }
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32 }
-//% const array = vec ? 'array<vec4f>' : 'array<f32>';
+struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-@group(0) @binding(1) var<storage, read> QKV: ${array};
-@group(0) @binding(2) var<storage, read> O: ${array};
+${reads(1, 'QKV')}
+${reads(2, 'O')}
 @group(0) @binding(3) var<storage, read> L: array<f32>;
-@group(0) @binding(4) var<storage, read> DO: ${array};
+${reads(4, 'DO')}
 @group(0) @binding(5) var<storage, read_write> DQKV: ${array};
 @group(0) @binding(6) var<storage, read_write> DELTA: array<f32>;
 @group(0) @binding(7) var<uniform> p: P;
-//% for (const name of ['QKV', 'O', 'DO']) { if (vec) {
-fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }
-//% } else {
-fn head_${name}(base: u32, j: u32) -> vec4f {
-  let b = base + j * 4;
-  let left = ${D} - j * 4;
-  return vec4f(${name}[b], select(0.0, ${name}[b + 1], left > 1), select(0.0, ${name}[b + 2], left > 2), select(0.0, ${name}[b + 3], left > 3));
-}
-//% } }
+${heads('QKV', 'O', 'DO')}
 //% if (wide) {
 var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
 var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
@@ -45,14 +35,14 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let vcol = p.voff + (h / p.group) * ${D};
   var delta = 0.0;
   //% for (const j of list(D4)) {
-  let q${j} = head_QKV(token * p.ld + h * ${D}, ${j}) * p.scale;
-  let g${j} = head_DO(token * p.ldo + h * ${D}, ${j});
+  let q${j} = head_QKV(p.qkv0 + token * p.ld + h * ${D}, ${j}) * p.scale;
+  let g${j} = head_DO(p.do0 + token * p.ldo + h * ${D}, ${j});
   delta += dot(g${j}, head_O(token * p.ldo + h * ${D}, ${j}));
   var d${j} = vec4f();
   //% }
   let lse = L[token * p.H + h];
   for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
-    let base = (row + min(j0 + s, length - 1)) * p.ld;
+    let base = p.qkv0 + (row + min(j0 + s, length - 1)) * p.ld;
     //% for (const j of list(D4)) {
     let k${j} = head_QKV(base + kcol, ${j});
     let v${j} = head_QKV(base + vcol, ${j});

@@ -110,7 +110,7 @@ const each = async <T>(list: readonly T[], check: (item: T) => Promise<Check[]>)
 
 export const layerTests: KernelTest[] = [
   ...inBoth('norm', ['norm', 'norm_grad', 'column_sum'], (storage) => each(['layer', 'rms'] as const, (kind) => checkNorm(kind, storage))),
-  ...inBoth('attention', ['attention', 'attention_grad_q', 'attention_grad_kv'], (storage) =>
+  ...inBoth('attention', ['attention', 'attention_grad_q', 'attention_grad_kv', 'heads'], (storage) =>
     each(SHAPES, (shape) => checkAttention(shape, storage)),
   ),
   ...inBoth('rotary', ['rotary'], (storage) => each(SHAPES, (shape) => checkRotary(shape, storage))),

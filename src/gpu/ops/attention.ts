@@ -1,10 +1,12 @@
 import source from '../../../kernels/attention.wgsl';
 import gradQSource from '../../../kernels/attention_grad_q.wgsl';
 import gradKvSource from '../../../kernels/attention_grad_kv.wgsl';
+import headsSource from '../../../kernels/heads.wgsl';
 import rotarySource from '../../../kernels/rotary.wgsl';
 import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
-import { clear, f32, launch } from '../program.ts';
+import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
+import { clear, f32, launch, mirrorOf } from '../program.ts';
 import { rowGrid, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 
@@ -59,17 +61,24 @@ export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tens
   const o = tape.value(qkv.rows, heads * headDim);
   const lse = scratch(qkv.rows, heads, heads);
   if (o.stride !== o.cols) clear(o);
+  const textured = readsTextures() && headDim % 4 === 0;
+  const constants = { D: headDim, LANES: lanes, QUERIES: queries, WIDTH_QKV: textured ? mirrorWidth(qkv.storage) : 0 };
+  const read = (tensor: Tensor): Tensor | Mirror => (textured ? mirrorOf(tensor) : tensor);
+  const first = (tensor: Tensor | Mirror): number => ('first' in tensor ? tensor.first * 4 : 0);
   const words = [heads, qkv.stride, o.stride, heads * headDim, (heads + kvHeads) * headDim, heads / kvHeads, f32(1 / Math.sqrt(headDim))];
-  const constants = { D: headDim, LANES: lanes, QUERIES: queries };
-  launch(kernel('attention', source, constants), [tiles, qkv, o, lse], words, [tiles.rows, heads]);
+  const input = read(qkv);
+  launch(kernel('attention', `${headsSource}\n${source}`, constants), [tiles, input, o, lse], [...words, first(input), 0], [tiles.rows, heads]);
   tape.push([qkv, o, lse], () => {
     const dO = tape.take(o);
     const { gradient, add } = tape.target(qkv);
     if (add) throw new Error('attention writes the only gradient of its input');
     if (gradient.stride !== gradient.cols) clear(gradient);
     const delta = scratch(qkv.rows, heads, heads);
-    launch(kernel('attention_grad_q', gradQSource, constants), [tiles, qkv, o, lse, dO, gradient, delta], words, [tiles.rows * queries, heads]);
-    launch(kernel('attention_grad_kv', gradKvSource, constants), [tiles, qkv, lse, delta, dO, gradient], words, [tiles.rows * queries, kvHeads]);
+    const [x, dy] = [read(qkv), read(dO)];
+    const gradConstants = { ...constants, WIDTH_DO: textured ? mirrorWidth(dO.storage) : 0 };
+    const all = [...words, first(x), first(dy)];
+    launch(kernel('attention_grad_q', `${headsSource}\n${gradQSource}`, gradConstants), [tiles, x, o, lse, dy, gradient, delta], all, [tiles.rows * queries, heads]);
+    launch(kernel('attention_grad_kv', `${headsSource}\n${gradKvSource}`, gradConstants), [tiles, x, lse, delta, dy, gradient], all, [tiles.rows * queries, kvHeads]);
     release(dO, delta);
   });
   tape.done(lse);

@@ -1,6 +1,7 @@
 import advanceSource from '../../../kernels/decode_advance.wgsl';
 import attentionSource from '../../../kernels/attention_decode.wgsl';
 import copySource from '../../../kernels/cache_copy.wgsl';
+import headsSource from '../../../kernels/heads.wgsl';
 import inputSource from '../../../kernels/decode_input.wgsl';
 import writeSource from '../../../kernels/cache_write.wgsl';
 import { gpu } from '../device.ts';
@@ -86,8 +87,9 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   if (o.stride !== o.cols) clear(o);
   const { subgroup } = gpu();
   const { keys, values, textures } = cache;
-  const constants = { D: headDim, TEXTURES: textures ? mirrorWidth(keys.storage) : 0 };
-  launch(wideKernel('attention_decode', attentionSource, { subgroup, workgroup: subgroup || 64 }, constants),
+  const width = textures ? mirrorWidth(keys.storage) : 0;
+  launch(wideKernel('attention_decode', `${headsSource}\n${attentionSource}`, { subgroup, workgroup: subgroup || 64 },
+    { D: headDim, WIDTH_K: width, WIDTH_V: width }),
     [slots, positions, qkv, textures?.keys ?? keys, textures?.values ?? values, o],
     [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [heads, qkv.rows]);
   return o;

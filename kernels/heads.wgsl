@@ -1,0 +1,25 @@
+// Reading heads of D numbers as D4 vec4s, put in front of the attention kernels: reads(binding, NAME) declares what NAME is read
+// from, heads(NAME, …) a function head_NAME(base, j) that gives vec4 j of the head that begins at number base, zeros behind
+// its end. WIDTH_NAME > 0: NAME is a texture of so many texels a row that holds the buffer (src/gpu/mirror.ts), and base counts
+// from its first texel. D that is no multiple of 4 is read number by number.
+//% const D4 = Math.ceil(D / 4), vec = D % 4 === 0;
+//% const list = (n) => [...Array(n).keys()];
+//% const array = vec ? 'array<vec4f>' : 'array<f32>';
+//% const WIDTHS = { QKV: typeof WIDTH_QKV === 'number' ? WIDTH_QKV : 0, DO: typeof WIDTH_DO === 'number' ? WIDTH_DO : 0,
+//%   K: typeof WIDTH_K === 'number' ? WIDTH_K : 0, V: typeof WIDTH_V === 'number' ? WIDTH_V : 0 };
+//% const reads = (binding, name) => `@group(0) @binding(${binding}) var${WIDTHS[name]
+//%   ? ` ${name}: texture_storage_2d<rgba32float, read>` : `<storage, read> ${name}: ${array}`};`;
+//% const heads = (...names) => names.map((name) => {
+//%   const width = WIDTHS[name];
+//%   if (width) return `fn head_${name}(base: u32, j: u32) -> vec4f {
+//%     let i = base / 4 + j;
+//%     return textureLoad(${name}, vec2u(i & ${width - 1}, i >> ${Math.log2(width)}));
+//%   }`;
+//%   if (vec) return `fn head_${name}(base: u32, j: u32) -> vec4f { return ${name}[base / 4 + j]; }`;
+//%   const rest = [1, 2, 3].map((c) => `select(0.0, ${name}[b + ${c}], left > ${c})`).join(', ');
+//%   return `fn head_${name}(base: u32, j: u32) -> vec4f {
+//%     let b = base + j * 4;
+//%     let left = ${D} - j * 4;
+//%     return vec4f(${name}[b], ${rest});
+//%   }`;
+//% }).join('\n');
