@@ -7,6 +7,7 @@ import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { bytesOf, persistent, stage, upload, vector, type Storage, type Tensor } from '../gpu/tensor.ts';
 import type { BenchCase, BenchRun } from './measure.ts';
+import { stockCases } from './tfjs.ts';
 
 /** Single kernels, weights and activations stored as `storage` says; with `large` also sizes that keep a GPU busy. */
 export function kernelCases(large: boolean, storage: Storage): BenchCase[] {
@@ -20,6 +21,7 @@ export function kernelCases(large: boolean, storage: Storage): BenchCase[] {
     ...(large ? [crossEntropy(8192, 768, 50257, storage)] : []),
     optimiser(2 ** 20, storage),
     ...(large ? [optimiser(2 ** 27, storage)] : []),
+    ...stockCases(MODES, gemms),
   ];
 }
 

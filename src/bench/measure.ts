@@ -6,6 +6,8 @@ export interface BenchCase {
   shape: Record<string, number | string>;
   /** For GPUs: on a software driver it runs only when it is named. */
   large?: boolean;
+  /** Runs only when it is named. */
+  named?: boolean;
   prepare(): Promise<BenchRun>;
 }
 

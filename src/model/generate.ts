@@ -5,7 +5,7 @@ import { sample, SAMPLER_SETTINGS_LENGTH, samplerSettings, type SamplerSettings 
 import { logitsOf } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
-import { persistent, scratch, stage, upload, vector, type Tensor } from '../gpu/tensor.ts';
+import { persistent, scratch, stage, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { gpu } from '../gpu/device.ts';
 import { BatchTensors, packRows, type BatchShape } from './batch.ts';
 import type { Decoder } from './decoder.ts';
@@ -44,8 +44,14 @@ const STEPS = 8; // decoding steps between two looks at which responses have end
 
 interface Slot {
   request: Request;
-  drawn: number[];
+  /** Most tokens to draw. */
+  limit: number;
+  /** Tokens drawn by what has been submitted, unless the response ends before. */
+  submitted: number;
 }
+
+/** Steps on their way: what slots held when they were submitted, and their state afterwards. */
+interface Block { active: readonly (readonly [number, Slot])[]; staged: Staged }
 
 /**
  * Decodes responses in slots of a KV cache: a slot whose response has ended takes the next waiting prompt. Tokens stay on
@@ -80,6 +86,7 @@ export class Generator {
     const source = Symbol.asyncIterator in requests ? requests[Symbol.asyncIterator]() : requests[Symbol.iterator]();
     const slots: (Slot | undefined)[] = new Array(this.options.slots).fill(undefined);
     let exhausted = false;
+    const blocks: Block[] = [];
     for (;;) {
       const fresh: number[] = [];
       for (let s = 0; s < slots.length && !exhausted; s++) {
@@ -87,14 +94,19 @@ export class Generator {
         const next = await source.next();
         if (next.done) exhausted = true;
         else {
-          slots[s] = { request: next.value, drawn: [] };
+          const { prompt, maxNewTokens } = next.value;
+          slots[s] = { request: next.value, limit: Math.min(maxNewTokens, this.length - prompt.length), submitted: 1 };
           fresh.push(s);
         }
       }
       if (fresh.length > 0) await this.prefill(slots, fresh);
-      const active = slots.flatMap((slot, s) => (slot ? [s] : []));
-      if (active.length === 0) return;
-      yield* this.advance(slots, active);
+      const block = await this.submit(slots);
+      if (block) blocks.push(block);
+      if (blocks.length === 0) return;
+      // A block ahead of what is read, so that the device does not wait for the host; not for the last few responses, which may
+      // have ended by then.
+      const ahead = block && (!exhausted || block.active.length * 4 > slots.length) ? 1 : 0;
+      while (blocks.length > ahead) yield* this.finished(slots, blocks.shift()!);
     }
   }
 
@@ -103,31 +115,35 @@ export class Generator {
     this.caches.forEach(freeCache);
   }
 
-  /** Runs a few decoding steps of the active slots and empties those that have ended. */
-  private async *advance(slots: (Slot | undefined)[], active: number[]): AsyncGenerator<Response> {
-    const left = Math.max(...active.map((s) => slots[s]!.request.maxNewTokens - slots[s]!.drawn.length));
+  /** Submits a few decoding steps of the slots that may go on; nothing where no slot may. */
+  private async submit(slots: readonly (Slot | undefined)[]): Promise<Block | undefined> {
+    const held = slots.flatMap((slot, s) => (slot ? [[s, slot] as const] : []));
+    const active = held.filter(([, { limit, submitted }]) => submitted < limit || submitted === 1);
+    if (active.length === 0) return undefined;
+    const count = Math.min(STEPS, Math.max(...active.map(([, { limit, submitted }]) => limit - submitted)));
     const step = await this.step(rowsFor(active.length, slots.length));
     const rows = new Uint32Array(step.result.rows.rows).fill(NONE);
-    rows.set(active);
+    rows.set(active.map(([s]) => s));
     upload(step.result.rows, rows);
-    for (let i = 0; i < Math.min(STEPS, left); i++) step.run();
-    const [stateBytes, drawnBytes] = await stage(this.decode.state, this.decode.drawn).read();
+    for (let i = 0; i < count; i++) step.run();
+    for (const [, slot] of active) slot.submitted += Math.max(1, count);
+    return { active, staged: stage(this.decode.state, this.decode.drawn) };
+  }
+
+  /** Waits for a block and empties the slots whose responses have ended. */
+  private async *finished(slots: (Slot | undefined)[], { active, staged }: Block): AsyncGenerator<Response> {
+    const [stateBytes, drawnBytes] = await staged.read();
     const state = new Uint32Array(stateBytes);
     const drawn = new Uint32Array(drawnBytes);
-    for (const s of active) {
-      const slot = slots[s]!;
-      const count = state[8 * s + 6];
+    for (const [s, slot] of active) {
+      if (slots[s] !== slot) continue; // ended in the block before
       const finished = state[8 * s + 7];
-      slot.drawn = [...drawn.subarray(s * this.length, s * this.length + count)];
-      const cut = this.options.cut?.(slot.drawn);
-      this.options.watch?.(slot.request, cut === undefined ? slot.drawn : slot.drawn.slice(0, cut));
-      if (cut !== undefined) {
-        slots[s] = undefined;
-        yield { request: slot.request, ids: slot.drawn.slice(0, cut), finish: 'stop' };
-      } else if (finished !== 0) {
-        slots[s] = undefined;
-        yield { request: slot.request, ids: slot.drawn, finish: finished === 1 ? 'stop' : 'length' };
-      }
+      const ids = [...drawn.subarray(s * this.length, s * this.length + state[8 * s + 6])];
+      const cut = this.options.cut?.(ids);
+      this.options.watch?.(slot.request, cut === undefined ? ids : ids.slice(0, cut));
+      if (cut === undefined && finished === 0) continue;
+      slots[s] = undefined;
+      yield { request: slot.request, ids: cut === undefined ? ids : ids.slice(0, cut), finish: cut !== undefined || finished === 1 ? 'stop' : 'length' };
     }
   }
 
@@ -135,8 +151,7 @@ export class Generator {
   private async prefill(slots: (Slot | undefined)[], fresh: number[]): Promise<void> {
     const { queue } = gpu().device;
     for (const s of fresh) {
-      const { prompt, row, sample: index, maxNewTokens } = slots[s]!.request;
-      const limit = Math.min(maxNewTokens, this.length - prompt.length);
+      const { request: { prompt, row, sample: index }, limit } = slots[s]!;
       if (limit < 1) throw new Error(`a prompt of ${prompt.length} tokens leaves no room in ${this.length}`);
       const state = Uint32Array.of(0, prompt.length - 1, row >>> 0, Math.floor(row / 2 ** 32), index, 0, 0, 0);
       queue.writeBuffer(this.decode.state.buffer, s * 32, state);

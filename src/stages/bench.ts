@@ -39,7 +39,7 @@ function chosen(cases: readonly BenchCase[], names: readonly string[], software:
     if (cases.some((one) => fits(one, name))) continue;
     throw new UsageError(`bench: there is no ${JSON.stringify(name)}`, `there are ${[...new Set(cases.map((one) => one.name))].join(', ')}`);
   }
-  return names.length === 0 ? cases.filter((one) => !(one.large && software)) : cases.filter((one) => names.some((name) => fits(one, name)));
+  return names.length === 0 ? cases.filter((one) => !one.named && !(one.large && software)) : cases.filter((one) => names.some((name) => fits(one, name)));
 }
 
 /** What is the same case in two runs. */

@@ -1,0 +1,38 @@
+import { flush, tf } from '../gpu/backend.ts';
+import type { Mode } from '../gpu/ops/matmul.ts';
+import { stage, vector } from '../gpu/tensor.ts';
+import type { BenchCase } from './measure.ts';
+
+/** The products of `gemm_…` by tfjs's own kernels, on the same device: what ours are measured against. Run when named. */
+export const stockCases = (modes: readonly Mode[], sizes: readonly (readonly [number, number, number])[]): BenchCase[] =>
+  modes.flatMap((mode) => sizes.map((size) => stockGemm(mode, size)));
+
+function stockGemm(mode: Mode, [M, N, K]: readonly [number, number, number]): BenchCase {
+  return {
+    name: `tfjs_${mode}`,
+    shape: { M, N, K },
+    named: true,
+    async prepare() {
+      const [transposeA, transposeB] = [mode === 'tn', mode === 'nt'];
+      const a = tf.randomUniform<tf.Rank.R2>(transposeA ? [K, M] : [M, K], -0.5, 0.5, 'float32', 1);
+      const b = tf.randomUniform<tf.Rank.R2>(transposeB ? [N, K] : [K, N], -0.5, 0.5, 'float32', 2);
+      const flops = 2 * M * N * K;
+      const repeat = Math.max(1, Math.min(50, Math.round(1e9 / flops)));
+      const done = vector(1);
+      return {
+        flops,
+        bytes: 4 * (M * K + N * K + M * N),
+        repeat,
+        async run() {
+          for (let i = 0; i < repeat; i++) tf.dispose(tf.matMul(a, b, transposeA, transposeB));
+          flush();
+          await stage(done).read();
+        },
+        dispose() {
+          tf.dispose([a, b]);
+          done.buffer.destroy();
+        },
+      };
+    },
+  };
+}
