@@ -1,3 +1,4 @@
+import { RunError } from '../errors.ts';
 import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, freeCache, layerCache, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
 import { attention } from '../gpu/ops/attention.ts';
 import { gather, NONE } from '../gpu/ops/gather.ts';
@@ -118,6 +119,7 @@ export class Generator {
       const slot = slots[s]!;
       const count = state[8 * s + 6];
       const finished = state[8 * s + 7];
+      if (finished === 3) throw brokenLogits(this.decoder);
       slot.drawn = [...drawn.subarray(s * this.length, s * this.length + count)];
       const cut = this.options.cut?.(slot.drawn);
       this.options.watch?.(slot.request, cut === undefined ? slot.drawn : slot.drawn.slice(0, cut));
@@ -287,6 +289,10 @@ export async function* generate(decoder: Decoder, requests: AsyncIterable<Reques
     generator.dispose();
   }
 }
+
+/** A logit is NaN or infinite: broken weights, or values in a layer that are more than f16 holds. */
+const brokenLogits = ({ weights }: Decoder): RunError =>
+  new RunError('sampling: a logit is not finite', weights.storage === 'f16' ? 'leave --dtype f16 away: it ends at 65504' : 'look at the weights');
 
 /** Rows of a decoding step for so many active slots: few sizes, so that few steps are recorded. */
 function rowsFor(active: number, slots: number): number {
