@@ -1,5 +1,6 @@
 // decode_advance: takes the drawn tokens into the slots' state: the token goes to OUT [S, LENGTH] and is fed next, the
-// position and the key's draw number move on, and the slot is finished at an end token of END (1) or at its limit (2).
+// position and the key's draw number move on, and the slot is finished at an end token of END (1), at its limit (2), or where
+// there was nothing to draw (3: 0xffffffff, see sampler.wgsl).
 // STATE as in decode_input.wgsl; LIMIT [S] = most tokens to draw; ROW, NEXT [A]. Dispatch ⌈A/64⌉.
 struct P { rows: u32, length: u32, ends: u32 }
 @group(0) @binding(0) var<storage, read> ROW: array<u32>;
@@ -18,6 +19,10 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   var b = STATE[slot * 2 + 1];
   if (b.w != 0) { return; } // finished: b = (key, key, drawn, finished)
   let token = NEXT[id.x];
+  if (token == 0xffffffffu) {
+    STATE[slot * 2 + 1].w = 3;
+    return;
+  }
   OUT[slot * p.length + b.z] = token;
   a.x = token;
   a.y += 1;

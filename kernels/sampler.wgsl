@@ -4,6 +4,7 @@
 // iteration: u32). tokens [S] u32; logprobs [S] under the softmax at that temperature over all of V (at 1 if greedy).
 // Thresholds are found by bisection, two bits a pass, over the logits' bits in an order that sorts as the numbers do:
 // top-k keeps every tie of the k-th; top-p then drops what lies below a total of 1 − p of the mass that top-k left.
+// A row with a logit that is NaN or +∞ gets 0xffffffff, no token: a model that overflows must not seem to answer.
 // A row's result depends on its logits and its key alone. A workgroup of WG lanes a row, each lane (chunk) vec4s that
 // lie together; dispatch S. p.shift is 30: the loop over passes must not have a constant length, or drivers unroll it.
 struct P { V: u32, ld: u32, chunk: u32, shift: u32 }
@@ -44,8 +45,16 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   let topK = settings[2];
 
   var highest = vec4f(LOWEST);
-  for (var i = first; i < last; i++) { highest = max(highest, scaled(base, i, temperature)); }
-  let top = max1(max(max(highest.x, highest.y), max(highest.z, highest.w)), t);
+  var broken = vec4f();
+  for (var i = first; i < last; i++) {
+    highest = max(highest, scaled(base, i, temperature));
+    let bits = bitcast<vec4u>(logits[base + i]); // by its bits: compilers assume NaN away
+    let wrong = ((bits & vec4u(0x7f800000u)) == vec4u(0x7f800000u)) & (bits != vec4u(0xff800000u));
+    broken += only(only(vec4f(1), wrong), vec4u(0, 1, 2, 3) + i * 4 < vec4u(p.V));
+  }
+  let both = max4(vec4f(max(max(highest.x, highest.y), max(highest.z, highest.w)), total(broken), 0, 0), t);
+  let top = both.x;
+  let none = both.y > 0;
   var all = vec4f();
   for (var i = first; i < last; i++) {
     let x = scaled(base, i, temperature);
@@ -62,7 +71,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     }
     let id = p.V - u32(max(max1(nearest, t), 1));
     if (t == 0) {
-      tokens[row] = id;
+      tokens[row] = select(id, 0xffffffffu, none);
       logprobs[row] = -logAll;
     }
     return;
@@ -155,7 +164,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
         found = remaining < reached;
       }
     }
-    tokens[row] = min(id, p.V - 1);
+    tokens[row] = select(min(id, p.V - 1), 0xffffffffu, none);
     logprobs[row] = x - top - logAll;
   }
 }

@@ -155,7 +155,7 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
   const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
     if (t instanceof Mirror) return { binding, resource: t.texture.view };
     if (t.bytes > maxBinding) throw tooLarge(`kernel ${kernel.name}: a tensor`, t.bytes, maxBinding);
-    const size = Math.min(Math.max(16, (t.bytes + 15) & ~15), t.buffer.size - t.offset);
+    const size = Math.min(Math.max(16, Math.ceil(t.bytes / 16) * 16), t.buffer.size - t.offset);
     return { binding, resource: { buffer: t.buffer, offset: t.offset, size } };
   });
   if (form.hasUniform) entries.push({ binding: tensors.length, resource: { buffer: uniformBuffer(words) } });

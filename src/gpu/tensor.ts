@@ -26,7 +26,7 @@ export class Tensor {
 
   /** Bytes from the first number to the end of the last row, as far as the buffer goes, in whole words. */
   get bytes(): number {
-    return Math.min((this.rows * this.stride * bytesOf(this.storage) + 3) & ~3, this.buffer.size - this.offset);
+    return Math.min(wholeWords(this.rows * this.stride * bytesOf(this.storage)), this.buffer.size - this.offset);
   }
 
   /** The same numbers seen as rows `first` to `first + count`; the start must fall on a multiple of 256 bytes. */
@@ -43,6 +43,9 @@ export class Tensor {
     return first === 0 && count === this.cols ? this : new Tensor(this.buffer, this.rows, count, this.stride, offset, this.storage);
   }
 }
+
+/** Bytes rounded up to whole 32-bit words. Buffers may be larger than the integers that bit operations know. */
+const wholeWords = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 
 /** `n` rounded up to a multiple of 4: the stride of a row of n. */
 export const pad4 = (n: number): number => (n + 3) & ~3;
@@ -141,7 +144,7 @@ export const arenaBytes = (): number => currentArena().total;
 
 /** A tensor that lives until `destroy`, filled with zeros. */
 export function persistent(rows: number, cols: number, stride = pad4(cols), storage: Storage = 'f32'): Tensor {
-  const bytes = Math.max(16, (rows * stride * bytesOf(storage) + 3) & ~3);
+  const bytes = Math.max(16, wholeWords(rows * stride * bytesOf(storage)));
   askForBuffer(bytes);
   const buffer = gpu().device.createBuffer({ size: bytes, usage: 0x80 | 0x4 | 0x8 });
   return new Tensor(buffer, rows, cols, stride, 0, storage);
@@ -165,7 +168,7 @@ export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint3
 function write({ buffer, offset, rows, cols, stride }: Tensor, values: Uint32Array | Uint16Array): void {
   const { queue } = gpu().device;
   const bytes = values.BYTES_PER_ELEMENT;
-  const empty = (n: number): typeof values => (bytes === 4 ? new Uint32Array(n) : new Uint16Array((n + 1) & ~1)); // whole words
+  const empty = (n: number): typeof values => (bytes === 4 ? new Uint32Array(n) : new Uint16Array(n + (n % 2))); // whole words
   if (stride === cols) {
     let whole = values;
     if (values.byteLength % 4) (whole = empty(values.length)).set(values);
@@ -198,7 +201,7 @@ export function stage(...tensors: Tensor[]): Staged {
   let size = 0;
   for (const t of tensors) {
     starts.push(size);
-    size += (t.bytes + 3) & ~3;
+    size += wholeWords(t.bytes);
   }
   askForBuffer(size);
   const staging = gpu().device.createBuffer({ size: Math.max(4, size), usage: 0x1 | 0x8 }); // MAP_READ | COPY_DST

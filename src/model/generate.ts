@@ -1,3 +1,4 @@
+import { RunError } from '../errors.ts';
 import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, freeCache, layerCache, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
 import { attention } from '../gpu/ops/attention.ts';
 import { gather, NONE } from '../gpu/ops/gather.ts';
@@ -138,6 +139,7 @@ export class Generator {
     for (const [s, slot] of active) {
       if (slots[s] !== slot) continue; // ended in the block before
       const finished = state[8 * s + 7];
+      if (finished === 3) throw brokenLogits(this.decoder);
       const ids = [...drawn.subarray(s * this.length, s * this.length + state[8 * s + 6])];
       const cut = this.options.cut?.(ids);
       this.options.watch?.(slot.request, cut === undefined ? ids : ids.slice(0, cut));
@@ -302,6 +304,10 @@ export async function* generate(decoder: Decoder, requests: AsyncIterable<Reques
     generator.dispose();
   }
 }
+
+/** A logit is NaN or infinite: broken weights, or values in a layer that are more than f16 holds. */
+const brokenLogits = ({ weights }: Decoder): RunError =>
+  new RunError('sampling: a logit is not finite', weights.storage === 'f16' ? 'leave --dtype f16 away: it ends at 65504' : 'look at the weights');
 
 /** Rows of a decoding step for so many active slots: few sizes, so that few steps are recorded. */
 function rowsFor(active: number, slots: number): number {

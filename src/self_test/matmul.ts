@@ -44,6 +44,8 @@ const added = (mode: Mode): Form => ({
   store: () => ({ kind: 'add' }),
   result: (p, _, c) => p + c,
 });
+/** In f16, each mode and each store once: the tiles for few rows and the other GELU read and store alike. */
+const halfForms = (all: readonly Form[]): Form[] => all.filter(({ what, size }) => size === WHOLE && !/erf|nn, added/.test(what));
 const stores = (act: 'tanh' | 'erf', mode: Mode): Omit<Form, 'mode' | 'size'>[] => [
   {
     what: `${mode}, ${act} GELU`,
@@ -114,5 +116,5 @@ async function check({ what, mode, size: [m, n, k], store, result, preactivation
 }
 
 export const matmulTests: KernelTest[] = inBoth('matmul', ['matmul', 'matmul_broadcast', 'matmul_tiled'], async (storage) =>
-  (await Promise.all(forms.map((form) => check(form, storage)))).flat(),
+  (await Promise.all((storage === 'f16' ? halfForms(forms) : forms).map((form) => check(form, storage)))).flat(),
 );

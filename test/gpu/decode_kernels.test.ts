@@ -135,15 +135,15 @@ test('a step takes token, position and key from each row’s slot', async () => 
 test('drawn tokens move their slots on until an end token or the limit, and no further', async () => {
   // token, position, key ×3, draw number, drawn, finished
   const slot = (at: number, drawn: number, finished = 0): number[] => [1, at, 7, 8, 9, drawn, drawn, finished];
-  const state = matrix([...slot(4, 0), ...slot(9, 2), ...slot(5, 1, 2), ...slot(6, 0), ...slot(3, 1)], 8, 'u32');
+  const state = matrix([...slot(4, 0), ...slot(9, 2), ...slot(5, 1, 2), ...slot(6, 0), ...slot(3, 1), ...slot(8, 2)], 8, 'u32');
   const decode = {
     state,
-    limits: column([3, 9, 9, 9, 2], 'u32'),
+    limits: column([3, 9, 9, 9, 2, 9], 'u32'),
     ends: column([50, 60], 'u32'),
-    drawn: matrix(new Array(20).fill(99), 4, 'u32'),
+    drawn: matrix(new Array(24).fill(99), 4, 'u32'),
   };
-  const rows = column([0, 1, 2, NONE, 4], 'u32');
-  const next = column([11, 60, 13, 14, 15], 'u32');
+  const rows = column([0, 1, 2, NONE, 4, 5], 'u32');
+  const next = column([11, 60, 13, 14, 15, NONE], 'u32');
   const program = await record(() => decodeAdvance(rows, next, decode)).ready();
   program.run();
   const [after, drawn] = (await download(state, decode.drawn)).map((b) => [...new Uint32Array(b)]);
@@ -153,7 +153,8 @@ test('drawn tokens move their slots on until an end token or the limit, and no f
   assert.equal(at(2), slot(5, 1, 2), 'was finished');
   assert.equal(at(3), slot(6, 0), 'has no row');
   assert.equal(at(4), [15, 4, 7, 8, 9, 2, 2, 2], 'reaches its limit');
-  assert.equal(drawn, [11, 99, 99, 99, 99, 99, 60, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 15, 99, 99]);
+  assert.equal(at(5), slot(8, 2, 3), 'had nothing to draw');
+  assert.equal(drawn, [11, 99, 99, 99, 99, 99, 60, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 15, 99, 99, 99, 99, 99, 99]);
 });
 
 test.run();

@@ -95,6 +95,15 @@ test('odd shapes go up and come back, with zeros in the padding', async () => {
   }
 });
 
+test('sizes beyond 2 GiB are told right', () => {
+  const buffer = { size: 2 ** 34 } as GPUBuffer;
+  for (const [storage, bytes] of [['f32', 4], ['f16', 2]] as const) {
+    const tensor = new Tensor(buffer, 2 ** 20, 1024, 1024, 0, storage);
+    assert.is(tensor.bytes, bytes * 2 ** 30);
+    assert.is(tensor.rowRange(2 ** 20 - 1, 1).offset, bytes * (2 ** 30 - 1024));
+  }
+});
+
 test('rows and columns of an f16 tensor start where bindings may', async () => {
   const tensor = persistent(130, 132, 132, 'f16');
   const values = seeded(4).normals(130 * 132);

@@ -228,31 +228,23 @@ test('a real vocabulary: 151,936 tokens, mass at both ends, none where there is 
   some.tokens.forEach((token, i) => assertDrawn(token, expected, keyOf(i), settings, `row ${i}`));
 });
 
-test('logits of 1e30, NaN and nothing but −∞ give an id of the vocabulary', async () => {
-  const got = await draw(
-    [
-      [1e30, -1e30, 0],
-      [NaN, NaN, NaN],
-      [-Infinity, -Infinity, -Infinity],
-    ],
-    { temperature: 0.5, topP: 0.9, topK: 2 },
-  );
-  assert.is(got.tokens[0], 0);
-  assert.ok(
-    got.tokens.every((t) => t < 3),
-    String(got.tokens),
-  );
-  const greedy = await draw(
-    [
-      [NaN, NaN, NaN],
-      [-Infinity, -Infinity, -Infinity],
-    ],
-    { temperature: 0 },
-  );
-  assert.ok(
-    greedy.tokens.every((t) => t < 3),
-    String(greedy.tokens),
-  );
+test('logits of 1e30 and nothing but −∞ give an id of the vocabulary; NaN and +∞ give none', async () => {
+  const rows = [
+    [1e30, -1e30, 0],
+    [-Infinity, -Infinity, -Infinity],
+    [NaN, NaN, NaN],
+    [1, 0, NaN],
+    [Infinity, 0, 1],
+    [0, 1, 2],
+  ];
+  for (const lanes of lanesToTest()) {
+    for (const settings of [{ temperature: 0.5, topP: 0.9, topK: 2 }, { temperature: 0 }, {}]) {
+      const { tokens } = await draw(rows, settings, undefined, lanes);
+      assert.is(tokens[0], 0);
+      assert.ok(tokens[1] < 3 && tokens[5] < 3, String(tokens));
+      assert.equal(tokens.slice(2, 5), [0xffffffff, 0xffffffff, 0xffffffff]);
+    }
+  }
 });
 
 test.run();

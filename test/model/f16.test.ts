@@ -7,12 +7,15 @@ import { halfToFloat, halvesOf } from '../../src/files/float_formats.ts';
 import { openModel } from '../../src/files/model_folder.ts';
 import { writeSafetensors } from '../../src/files/safetensors.ts';
 import { readFloats } from '../../src/gpu/tensor.ts';
-import type { PackRow } from '../../src/model/batch.ts';
+import { packRows, type PackRow } from '../../src/model/batch.ts';
+import { Decoder } from '../../src/model/decoder.ts';
 import { loadModel, type Model } from '../../src/model/load.ts';
+import { Passes } from '../../src/model/passes.ts';
+import { Weights } from '../../src/model/weights.ts';
 import { attachLora } from '../../src/model/lora.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { withSubgroup } from '../../src/gpu/device.ts';
-import { closeAfterTests, fixture, openForTests, relativeError } from '../gpu/device.ts';
+import { assertClose, closeAfterTests, fixture, openForTests, relativeError } from '../gpu/device.ts';
 import { forward, likelihoodRows, load, realRows, trainer, vectors } from './golden.ts';
 
 test.before(openForTests);
@@ -141,6 +144,30 @@ test('an adapter on f16 weights is f32: its gradients are near those on f32 weig
     if (tensor.includes('lora_A')) continue; // zero as long as B is
     const error = relativeError(gradients[1].get(tensor)!, gradient);
     assert.ok(error > 0 && error < GRADIENT, `${tensor} is off by ${error}`);
+  }
+});
+
+test('a table in slices gives the bits of the whole one, trained or not', async () => {
+  const dir = join(process.env.RLHF_ROOT!, 'test/fixtures/models/stories260K');
+  const batch = packRows(story(), load('stories260K', {}).config);
+  // The table of 512 × 64 exceeds these limits, all other matrices are smaller.
+  for (const [trainable, limit] of [[false, 50_000], [true, 100_000]] as const) {
+    const whole = load('stories260K', { trainable, dtype: 'f16' });
+    const weights = new Weights(whole.config, 'lm', trainable, 'f16', limit);
+    const folder = openModel(dir);
+    weights.load((name) => folder.read(name));
+    folder.close();
+    const sliced = { ...whole, weights, decoder: new Decoder(whole.config, weights) };
+    assert.ok(sliced.decoder.unembedding.slices!.length > 1);
+    const statsOf = async ({ decoder }: Model): Promise<Float32Array> => readFloats((await new Passes(decoder).run(batch)).stats);
+    assert.equal(await statsOf(sliced), await statsOf(whole));
+    if (!trainable) continue;
+    const [one, other] = [trainer(whole), trainer(sliced)];
+    await one.run([story()]);
+    await other.run([story()]);
+    const expected = await one.gradients();
+    // A gradient of hidden states is summed over the slices: in another order.
+    for (const [name, gradient] of await other.gradients()) assertClose(gradient, expected.get(name)!, name, 1e-5);
   }
 });
 

@@ -98,6 +98,10 @@ test('a value beyond f16 inside a layer stops a run and a reader, which f32 goes
   assert.is(read.code, 1, read.stderr);
   assert.match(read.stderr, /^rlhf: error: hot: a log-probability is NaN\nhint: leave --dtype f16 away/m);
   assert.is(read.stdout, '');
+  const drawn = await rlhf.run(['sample', '--model', 'hot', '--max-new-tokens', '4', ...F16], row);
+  assert.is(drawn.code, 1, drawn.stderr);
+  assert.match(drawn.stderr, /^rlhf: error: sampling: a logit is not finite\nhint: leave --dtype f16 away/m);
+  assert.is(drawn.stdout, '');
   await rlhf.succeed(['logprobs', '--model', 'hot', '--quiet'], row);
 });
 

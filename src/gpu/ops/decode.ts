@@ -46,7 +46,7 @@ export interface DecodeInput {
 
 /** The state of decoding, a slot a row being written (see kernels/decode_input.wgsl). */
 export interface DecodeState {
-  /** [S,8]: token, position, key ×3, draw number, drawn so far, finished (1 at an end token, 2 at the limit). */
+  /** [S,8]: token, position, key ×3, draw number, drawn so far, finished (1 at an end token, 2 at the limit, 3 nothing to draw). */
   state: Tensor;
   /** [S] most tokens to draw. */
   limits: Tensor;

@@ -34,7 +34,7 @@ export function samplerSettings({ temperature, topK, topP, seed, iteration }: Sa
  * Draws one token a row: temperature, then top-k, then top-p on what is left, as transformers' generate does.
  * logits [S,V]; keys [S,4] u32 (stride 4): what identifies the draw, say row of the input, sample index, position, 0;
  * tokens [S] u32 and logprobs [S] out: the log-probability under softmax(logits/temperature) before top-k and top-p
- * (greedy: under softmax(logits)). A row's result depends on its own logits, key and settings only.
+ * (greedy: under softmax(logits)). A row with a logit that is NaN or +∞ gets token 0xffffffff. A row's result depends on its own logits, key and settings only.
  */
 export function sample(
   io: { logits: Tensor; keys: Tensor; settings: Tensor; tokens: Tensor; logprobs: Tensor },
