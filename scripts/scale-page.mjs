@@ -14,7 +14,7 @@ export function logTicks(low, high) {
   return choices.find((ticks) => ticks.length >= 3) ?? choices.at(-1);
 }
 
-const short = (value) => (value >= 1e6 ? `${value / 1e6} M` : value >= 1e4 ? `${value / 1e3} k` : String(value));
+const short = (value) => (value >= 1e6 ? `${value / 1e6} M` : value >= 1e4 ? `${value / 1e3} k` : value.toLocaleString('en'));
 
 /** One plot as SVG. Each curve is {label, kind, points: [[x, y]…]}; x ticks are the points' own where `own`. */
 export function plot({ title, xLabel, yLabel, curves, own }) {
@@ -75,20 +75,17 @@ function rowsPanel(points) {
   const kinds = ['first', 'second', 'third'];
   const of = (command) => points.filter((point) => point.command === command);
   const curves = commands.map((command, i) => ({ label: command, kind: kinds[i], points: of(command).map(({ x, peak_bytes }) => [x, Number((peak_bytes / 2 ** 20).toPrecision(4))]) }));
-  const speed = (command) => {
-    const [before, last] = of(command).slice(-2);
-    return last && before ? Math.round((last.x - before.x) / Math.max(1e-9, last.seconds - before.seconds)) : undefined;
-  };
+  const speed = (command) => Math.round(of(command).at(-1).x / of(command).at(-1).seconds);
   const streamed = commands.filter((command) => command !== 'train-sft');
   const growth = (command) => of(command).at(-1).peak_bytes / of(command)[0].peak_bytes;
-  const rates = streamed.map((command) => `${command} ${speed(command)?.toLocaleString('en')}`).join(' and ');
+  const rates = streamed.map((command) => `${command} ${speed(command).toLocaleString('en')}`).join(' and ');
   const flat = streamed.every((command) => growth(command) < 1.5);
   const training = of('train-sft');
   const each = training.length > 1 ? Math.round((training.at(-1).peak_bytes - training[0].peak_bytes) / (training.at(-1).x - training[0].x)) : 0;
   const rows = points.at(-1).x.toLocaleString('en');
   return { title: 'Rows through a pipe: memory of the process', svg: plot({ title: 'Rows', xLabel: 'rows', yLabel: 'most resident, MiB', curves, own: false }),
     text: `${flat ? `Commands that answer while they read stay flat up to ${rows} rows` : 'Commands that answer while they read grow, since the heap is not full before the collector has reason to clear it'
-    } (${streamed.map((command) => `${command} × ${growth(command).toFixed(2)}`).join(', ')}), at a constant ${rates} rows a second. `
+    } (${streamed.map((command) => `${command} × ${growth(command).toFixed(2)}`).join(', ')}), at ${rates} rows a second, starting included. `
       + `train-sft is linear in its rows, as it must be: it shuffles them, and so holds their tokens, about ${each.toLocaleString('en')} bytes a row (of some 10 tokens) with what the collector has not cleared.` };
 }
 
@@ -110,13 +107,13 @@ export function page(points) {
       title: 'Width: a training step of 2,048 tokens', xLabel: 'width, channels', expectedLabel: 'operations', shape: ({ operations }) => operations,
       sentence: (ratio, first) => (ratio > 1
         ? `At width ${first} a token costs ${ratio.toFixed(1)} times what its operations would: norms, gates and residual sums read and write in proportion to the width, not to its square, a product over few channels is too short to reach full speed, and each dispatch takes its 15 µs whatever the width.`
-        : `At width ${first} a token costs ${percent(ratio)} less than its operations would at the largest width, whose weights no longer fit the processor's caches.`),
+        : `At width ${first} a token costs ${percent(ratio)} less than in proportion to the largest width: either the machine was busy when that ran, or its weights no longer fit the processor's caches.`),
     }),
     costPanel(of('answers'), {
       title: 'Answers a prompt: a step of the reward model', xLabel: 'K, answers a prompt', expectedLabel: 'constant', shape: () => 1,
       sentence: (ratio) => (ratio > 1
-        ? `Few answers a prompt cost ${percent(ratio)} more a token: the same step of ${'as many'} answers has more prompts, and each prompt's pairs are a workgroup of their own.`
-        : `Many answers a prompt cost ${percent(1 / ratio)} more a token: a prompt's answers are never split, so passes are filled less evenly.`),
+        ? `Few answers a prompt cost ${percent(ratio)} more a token. The passes are the same but for the ranking loss, a workgroup a prompt: unless the machine was busy, that is it.`
+        : `Many answers a prompt cost ${percent(1 / ratio)} more a token. The passes are the same but for the ranking loss over K(K − 1)/2 pairs a prompt: unless the machine was busy, that is it.`),
     }),
     rowsPanel(of('rows')),
   ];
