@@ -24,7 +24,7 @@ export function plot({ title, xLabel, yLabel, curves, own }) {
   const [least, most] = [Math.min(...all.map(([, y]) => y)), Math.max(...all.map(([, y]) => y))];
   const margin = Math.max(1.15, Math.sqrt(4 / (most / least)));
   const [low, high] = [least / margin, most * margin];
-  const x = (value) => EDGE.left + (Math.log(value / left) / Math.log(right / left || Math.E)) * (WIDTH - EDGE.left - EDGE.right);
+  const x = (value) => EDGE.left + (Math.log(value / left) / Math.log(right > left ? right / left : Math.E)) * (WIDTH - EDGE.left - EDGE.right);
   const y = (value) => EDGE.top + (Math.log(high / value) / Math.log(high / low)) * (HEIGHT - EDGE.top - EDGE.bottom);
   const at = (point) => `${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`;
   const xTicks = (own ? [...new Set(all.map(([value]) => value))] : logTicks(left, right)).map((tick) =>
