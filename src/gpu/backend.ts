@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs';
 import { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
-import { askForBuffer, checkDevice, openDevice, type DeviceOptions, type Gpu } from './device.ts';
+import { askForBuffer, checkDevice, gpu, openDevice, type DeviceOptions, type Gpu } from './device.ts';
 
 /** What tfjs 4.22 has at run time but keeps private in its types: our kernels are recorded into its own encoder. */
 interface BackendInternals {
@@ -62,9 +62,10 @@ export function flush(): void {
 
 const STORAGE = 0x80 | 0x4 | 0x8; // STORAGE | COPY_SRC | COPY_DST: what tfjs gives its tensors
 
-/** A device buffer from tfjs's own pool, so that `tf.memory()` counts it. */
+/** A device buffer from tfjs's own pool, so that `tf.memory()` counts it (but on paper, which tfjs knows nothing of). */
 export function acquireBuffer(bytes: number): GPUBuffer {
   askForBuffer(bytes);
+  if (gpu().device !== backend?.device) return gpu().device.createBuffer({ size: bytes, usage: STORAGE });
   return tfjs().bufferManager.acquireBuffer(bytes, STORAGE);
 }
 

@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
 import { RunError, UsageError } from '../errors.ts';
+import { countMemory } from './memory.ts';
 
 /** The open device and what the kernels need to know of it. */
 export interface Gpu {
@@ -38,6 +39,28 @@ let failure: RunError | undefined;
 export function gpu(): Gpu {
   if (!current) throw new Error('no device is open');
   return current;
+}
+
+/** Runs `work`, which waits for nothing, as if another device were open. */
+export function withGpu<T>(other: Gpu, work: () => T): T {
+  const own = current;
+  current = other;
+  try {
+    return work();
+  } finally {
+    current = own;
+  }
+}
+
+/** A value for each device, made when it is first asked for. */
+export function perDevice<T>(make: () => T): () => T {
+  const made = new WeakMap<GPUDevice, { value: T }>();
+  return () => {
+    const { device } = gpu();
+    let known = made.get(device);
+    if (!known) made.set(device, (known = { value: make() }));
+    return known.value;
+  };
 }
 
 /**
@@ -107,6 +130,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
       maxComputeWorkgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
     },
   }));
+  countMemory(device);
   failure = undefined;
   void device.lost.then((lost) => {
     if (current?.device !== device) return; // closeDevice

@@ -1,4 +1,4 @@
-import { gpu } from './device.ts';
+import { gpu, perDevice } from './device.ts';
 import { withHalfStorage } from './half_storage.ts';
 import { renderTemplate, type Constants } from './template.ts';
 import type { Storage } from './tensor.ts';
@@ -26,23 +26,16 @@ export interface Form {
   pipeline?: GPUComputePipeline;
 }
 
-let owner: GPUDevice | undefined;
-let kernels = new Map<string, Kernel>();
-let pending = 0;
-let created = 0;
+const compiled = perDevice(() => ({ kernels: new Map<string, Kernel>(), pending: 0, created: 0 }));
 const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write|storage,\s*read|storage|uniform)>|\s+\w+: texture_storage_2d<(\w+), (read|write)>)/g;
 
 /** Pipelines asked for and not yet compiled, and all asked for: for showing progress before a first step. */
-export const compilation = (): { pending: number; created: number } => ({ pending, created });
+export const compilation = (): { pending: number; created: number } => compiled();
 
 /** The kernel of a WGSL template for given constants: the same object for the same ones. */
 export function kernel(name: string, source: string, constants: Constants = {}): Kernel {
   const { device } = gpu();
-  if (owner !== device) {
-    owner = device;
-    kernels = new Map();
-    pending = created = 0;
-  }
+  const { kernels } = compiled();
   const all = { SUBGROUP: gpu().subgroup, ...constants };
   const key = `${name} ${JSON.stringify(all)}`;
   const known = kernels.get(key);
@@ -77,8 +70,9 @@ function compile(device: GPUDevice, name: string, code: string, key: string): Fo
   const uniforms = entries.filter((e) => e.buffer?.type === 'uniform').length;
   const made: Form = { name, layout, tensors: entries.length - uniforms, hasUniform: uniforms > 0,
     writes: entries.filter((e) => e.buffer?.type === 'storage').map((e) => e.binding), ready: Promise.resolve() };
-  pending++;
-  created++;
+  const own = compiled();
+  own.pending++;
+  own.created++;
   const pipeline = async (): Promise<void> => {
     try {
       made.pipeline = await device.createComputePipelineAsync({
@@ -89,7 +83,7 @@ function compile(device: GPUDevice, name: string, code: string, key: string): Fo
     } catch (error) {
       throw new Error(`kernel ${key}: ${(error as Error).message}`);
     } finally {
-      pending--;
+      own.pending--;
     }
   };
   (made as { ready: Promise<void> }).ready = pipeline();

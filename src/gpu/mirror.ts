@@ -1,4 +1,4 @@
-import { gpu } from './device.ts';
+import { gpu, perDevice } from './device.ts';
 import { bytesOf, isScratch, type Storage, type Tensor } from './tensor.ts';
 
 const ROW_BYTES = 16384;
@@ -52,16 +52,7 @@ const rowsFor = (bytes: number): number => {
   return Math.ceil(rows / step) * step;
 };
 
-let owner: GPUDevice | undefined;
-let lasting = new WeakMap<GPUBuffer, MirrorTexture>();
-let free: MirrorTexture[] = [];
-
-function onThisDevice(): void {
-  if (owner === gpu().device) return;
-  owner = gpu().device;
-  lasting = new WeakMap();
-  free = [];
-}
+const mirrors = perDevice(() => ({ lasting: new WeakMap<GPUBuffer, MirrorTexture>(), free: [] as MirrorTexture[] }));
 
 /**
  * Whether kernels that read the same numbers again and again should read them as textures: a driver that runs shaders on a CPU
@@ -77,7 +68,7 @@ export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror
 
 /** Tells that a buffer's content has changed, so that its mirror is copied anew before it is read. */
 export function written(buffer: GPUBuffer): void {
-  const mirror = lasting.get(buffer);
+  const mirror = mirrors().lasting.get(buffer);
   if (mirror) mirror.stale = true;
 }
 
@@ -102,15 +93,14 @@ export class StepMirrors {
   private readonly writes = new Set<GPUBuffer>();
 
   /** @param add adds a copy to the step */
-  constructor(private readonly add: (copy: MirrorCopy) => void) {
-    onThisDevice();
-  }
+  constructor(private readonly add: (copy: MirrorCopy) => void) {}
 
   /** What to bind for a tensor; its copy is added to the step where it is needed. */
   of({ buffer, offset, bytes, storage }: Tensor): Mirror {
     const texel = 4 * bytesOf(storage);
     const end = offset + bytes - (bytes % texel);
     if (!isScratch(buffer) && !this.writes.has(buffer)) {
+      const { lasting } = mirrors();
       let texture = lasting.get(buffer);
       if (!texture) lasting.set(buffer, (texture = new MirrorTexture(rowsFor(buffer.size), storage)));
       this.read.set(buffer, { kind: 'mirror', texture, buffer, start: 0, end: buffer.size });
@@ -118,7 +108,7 @@ export class StepMirrors {
     }
     let copy = this.inStep.get(buffer);
     if (!copy || copy.texture.storage !== storage || offset < copy.start || end > copy.end) {
-      if (copy) free.push(copy.texture);
+      if (copy) mirrors().free.push(copy.texture);
       copy = { kind: 'mirror', texture: take(end - offset, storage), buffer, start: offset, end };
       this.inStep.delete(buffer);
       this.inStep.set(buffer, copy);
@@ -138,12 +128,12 @@ export class StepMirrors {
     const copy = this.inStep.get(buffer);
     if (!copy) return;
     this.inStep.delete(buffer);
-    free.push(copy.texture);
+    mirrors().free.push(copy.texture);
   }
 
   /** The step is recorded: its textures serve the next one. Returns the lasting buffers that the step writes. */
   end(): ReadonlySet<GPUBuffer> {
-    for (const { texture } of this.inStep.values()) free.push(texture);
+    for (const { texture } of this.inStep.values()) mirrors().free.push(texture);
     this.inStep.clear();
     return this.writes;
   }
@@ -151,6 +141,10 @@ export class StepMirrors {
 
 function take(bytes: number, storage: Storage): MirrorTexture {
   const rows = rowsFor(bytes);
-  const at = free.findIndex((t) => t.rows === rows && t.storage === storage);
-  return at >= 0 ? free.splice(at, 1)[0] : new MirrorTexture(rows, storage);
+  const { free } = mirrors();
+  let best = -1; // the smallest that is large enough: recorded steps of several shapes share them
+  free.forEach((t, i) => {
+    if (t.storage === storage && t.rows >= rows && t.rows <= Math.max(2 * rows, 4) && (best < 0 || t.rows < free[best].rows)) best = i;
+  });
+  return best >= 0 ? free.splice(best, 1)[0] : new MirrorTexture(rows, storage);
 }

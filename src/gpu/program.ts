@@ -1,5 +1,5 @@
 import { submit } from './backend.ts';
-import { gpu, tooLarge } from './device.ts';
+import { gpu, perDevice, tooLarge } from './device.ts';
 import { Mirror, StepMirrors, written, type MirrorCopy } from './mirror.ts';
 import type { Form, Kernel } from './kernel.ts';
 import { Tensor, withScratch } from './tensor.ts';
@@ -104,15 +104,11 @@ export async function runOnce<T>(build: () => T): Promise<T> {
 export type Word = number | { f32: number };
 export const f32 = (value: number): Word => ({ f32: value });
 
-let uniformOwner: GPUDevice | undefined;
-let uniforms = new Map<string, GPUBuffer>();
+const uniformsByWords = perDevice(() => new Map<string, GPUBuffer>());
 
 function uniformBuffer(words: Word[]): GPUBuffer {
   const { device } = gpu();
-  if (uniformOwner !== device) {
-    uniformOwner = device;
-    uniforms = new Map();
-  }
+  const uniforms = uniformsByWords();
   const bits = new Uint32Array(Math.max(4, pad(words.length)));
   const floats = new Float32Array(bits.buffer);
   words.forEach((w, i) => {

@@ -1,6 +1,6 @@
 import { acquireBuffer, submit } from './backend.ts';
 import { halvesOf, halfValues } from '../files/float_formats.ts';
-import { askForBuffer, checkDevice, gpu } from './device.ts';
+import { askForBuffer, checkDevice, gpu, perDevice } from './device.ts';
 import { written } from './mirror.ts';
 
 /** How a tensor's numbers are stored: f32 (and other 32-bit kinds), or f16, which only where the adapter has `shader-f16`. */
@@ -62,10 +62,22 @@ const sizeClass = (bytes: number): number => {
  */
 class Arena {
   private free: GPUBuffer[] = [];
+  private readonly asked = new Map<GPUBuffer, number>();
   /** Bytes of all buffers made. */
   total = 0;
+  /** Bytes asked for and not yet given back, now and at most so far. */
+  inUse = 0;
+  most = 0;
 
   take(bytes: number): GPUBuffer {
+    const buffer = this.find(bytes);
+    this.asked.set(buffer, bytes);
+    this.inUse += bytes;
+    this.most = Math.max(this.most, this.inUse);
+    return buffer;
+  }
+
+  private find(bytes: number): GPUBuffer {
     const need = sizeClass(bytes);
     let best = -1;
     for (let i = 0; i < this.free.length; i++) {
@@ -78,6 +90,8 @@ class Arena {
   }
 
   give(buffer: GPUBuffer): void {
+    this.inUse -= this.asked.get(buffer)!;
+    this.asked.delete(buffer);
     this.free.push(buffer);
   }
 
@@ -90,16 +104,7 @@ class Arena {
   }
 }
 
-let arena = new Arena();
-let owner: GPUDevice | undefined;
-
-function currentArena(): Arena {
-  if (owner !== gpu().device) {
-    owner = gpu().device;
-    arena = new Arena();
-  }
-  return arena;
-}
+const currentArena = perDevice(() => new Arena());
 
 const inArena = new WeakMap<Tensor, GPUBuffer>();
 const arenaBuffers = new WeakSet<GPUBuffer>();
@@ -142,12 +147,20 @@ export function withScratch<T>(build: () => T): T {
 /** Bytes of device memory that recorded steps share. */
 export const arenaBytes = (): number => currentArena().total;
 
+/** The most bytes of scratch tensors that were alive at once: what recorded steps need at least. */
+export const mostScratchBytes = (): number => currentArena().most;
+
 /** A tensor that lives until `destroy`, filled with zeros. */
 export function persistent(rows: number, cols: number, stride = pad4(cols), storage: Storage = 'f32'): Tensor {
   const bytes = Math.max(16, wholeWords(rows * stride * bytesOf(storage)));
   askForBuffer(bytes);
   const buffer = gpu().device.createBuffer({ size: bytes, usage: 0x80 | 0x4 | 0x8 });
   return new Tensor(buffer, rows, cols, stride, 0, storage);
+}
+
+/** Frees the buffers of persistent tensors, once what has been submitted so far is done with them. */
+export function destroy(...tensors: Tensor[]): void {
+  for (const { buffer } of tensors) buffer.destroy();
 }
 
 /** A persistent column of `n` numbers, stride 1. */

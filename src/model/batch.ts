@@ -1,7 +1,7 @@
 import { attentionTile, attentionTiles } from '../gpu/ops/attention.ts';
 import { occurrencesOf } from '../gpu/ops/embedding.ts';
 import { NONE } from '../gpu/ops/gather.ts';
-import { persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import { destroy, persistent, upload, type Tensor } from '../gpu/tensor.ts';
 import type { ModelConfig } from './config.ts';
 import type { PackedTokens } from './decoder.ts';
 
@@ -56,15 +56,25 @@ export function bucket(n: number): number {
 
 const PAD_ROW = 64;
 
+/** The shape that rows make up together. */
+export function shapeOf(rows: readonly PackRow[]): BatchShape {
+  const sum = (count: (row: PackRow) => number): number => rows.reduce((total, row) => total + count(row), 0);
+  return {
+    tokens: bucket(sum((r) => r.ids.length)),
+    picks: bucket(sum((r) => r.at.length)),
+    rows: Math.ceil((sum((r) => r.segments?.length ?? 1) + 8) / 16) * 16,
+  };
+}
+
 /** Puts rows one after the other. `shape` asks for sizes at least as large as those of another batch. */
 export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?: BatchShape): PackedBatch {
   const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
   const picks = rows.reduce((sum, r) => sum + r.at.length, 0);
-  const segmentCount = rows.reduce((sum, r) => sum + (r.segments?.length ?? 1), 0);
+  const own = shapeOf(rows);
   const shape: BatchShape = {
-    tokens: Math.max(bucket(tokens), atLeast?.tokens ?? 0),
-    picks: Math.max(bucket(picks), atLeast?.picks ?? 0),
-    rows: Math.max(Math.ceil((segmentCount + 8) / 16) * 16, atLeast?.rows ?? 0),
+    tokens: Math.max(own.tokens, atLeast?.tokens ?? 0),
+    picks: Math.max(own.picks, atLeast?.picks ?? 0),
+    rows: Math.max(own.rows, atLeast?.rows ?? 0),
   };
   const ids = new Uint32Array(shape.tokens);
   const positions = new Uint32Array(shape.tokens);
@@ -142,6 +152,13 @@ export class BatchTensors {
     this.targets = column(picks);
     this.weights = persistent(picks, 2, 2);
     this.keys = persistent(tokens, 2, 2);
+  }
+
+  /** Frees the device's memory. */
+  dispose(): void {
+    const { tokens } = this;
+    const runs = [tokens.idRuns, tokens.positionRuns].flatMap((each) => (each ? [each.runs, each.order] : []));
+    destroy(tokens.ids, tokens.positions, tokens.tiles, ...runs, this.index, this.inverse, this.targets, this.weights, this.keys);
   }
 
   /** Uploads a batch of this shape, ordered before the next program that runs. */

@@ -6,10 +6,13 @@ import { sample, SAMPLER_SETTINGS_LENGTH, samplerSettings, type SamplerSettings 
 import { logitsOf } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
-import { persistent, scratch, stage, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
+import { destroy, persistent, scratch, stage, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { gpu } from '../gpu/device.ts';
-import { BatchTensors, packRows, type BatchShape } from './batch.ts';
+import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
+import { BatchTensors, packRows, shapeOf, type BatchShape, type PackRow } from './batch.ts';
 import type { Decoder } from './decoder.ts';
+import { MOST_PASSES } from './passes.ts';
+import { Recent } from './recent.ts';
 
 /** A prompt to be continued. The triple (row, sample, draw number) names every random number, whatever is beside it. */
 export interface Request {
@@ -63,7 +66,11 @@ export class Generator {
   private readonly decode: DecodeState;
   private readonly settings = vector(SAMPLER_SETTINGS_LENGTH);
   private readonly steps = new Map<number, Promise<Program<{ rows: Tensor }>>>();
-  private readonly prefills = new Map<string, Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>>>();
+  private readonly prefills = new Recent<Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>>>(MOST_PASSES,
+    (program) => void program.then(({ result: { input, slots, rows } }) => {
+      input.dispose();
+      destroy(slots, rows);
+    }));
   private copying?: Promise<Program<Tensor>>;
   private readonly length: number;
 
@@ -109,6 +116,13 @@ export class Generator {
       const ahead = block && (!exhausted || block.active.length * 4 > slots.length) ? 1 : 0;
       while (blocks.length > ahead) yield* this.finished(slots, blocks.shift()!);
     }
+  }
+
+  /** Records what answering these prompts, one each, will run at first. For planning. */
+  prepare(prompts: readonly ArrayLike<number>[]): void {
+    const rows = prompts.map((ids): PackRow => ({ ids, at: [ids.length - 1] }));
+    for (const part of microBatches(rows, defaultMicroBatchTokens())) void this.prefillFor(shapeOf(part));
+    void this.step(rowsFor(prompts.length, this.options.slots));
   }
 
   /** Frees the caches. */
@@ -168,7 +182,7 @@ export class Generator {
       else groups.push([s]);
     }
     // Prompts in passes of bounded size: a row's result does not depend on how they are split.
-    const budget = gpu().software ? 2048 : 16384;
+    const budget = defaultMicroBatchTokens();
     for (let at = 0; at < groups.length;) {
       const part: number[][] = [];
       let tokens = 0;
@@ -217,9 +231,7 @@ export class Generator {
 
   private prefillFor(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {
     const key = `${shape.tokens}/${shape.picks}/${shape.rows}`;
-    let made = this.prefills.get(key);
-    if (!made) this.prefills.set(key, (made = this.recordPrefill(shape)));
-    return made;
+    return this.prefills.get(key, () => this.recordPrefill(shape));
   }
 
   private recordPrefill(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {

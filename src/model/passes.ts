@@ -4,9 +4,10 @@ import { likelihoodGradient, weightedSum } from '../gpu/ops/sums.ts';
 import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
-import { persistent, vector, type Tensor } from '../gpu/tensor.ts';
-import { BatchTensors, type BatchShape, type PackedBatch } from './batch.ts';
+import { destroy, persistent, Tensor, vector } from '../gpu/tensor.ts';
+import { BatchTensors, shapeOf, type BatchShape, type PackedBatch, type PackRow } from './batch.ts';
 import type { Decoder, Join } from './decoder.ts';
+import { Recent } from './recent.ts';
 
 /** The tensors of one recorded pass: what is uploaded before it runs, and what it leaves. */
 export interface PassTensors {
@@ -36,19 +37,22 @@ export interface PassOptions<Extra> {
   objective?: (pass: PassTensors) => Extra;
 }
 
+/** Passes kept of each kind: ragged rows make more shapes than a long run should hold commands and tensors for. */
+export const MOST_PASSES = 64;
+
 /** Recorded passes of one kind over one model, made when a batch of a new shape comes. */
 export class Passes<Extra = unknown> {
-  private readonly made = new Map<string, Promise<Pass<Extra>>>();
+  private readonly made = new Recent<Promise<Pass<Extra>>>(MOST_PASSES, (pass) => void pass.then(dispose));
+  /** Tokens of all batches that have run, and what they were rounded up to. */
+  readonly ran = { tokens: 0, rounded: 0 };
 
   constructor(readonly decoder: Decoder, private readonly options: PassOptions<Extra> = {},
     private readonly progress?: (done: number, all: number) => void) {}
 
   /** The pass for a shape: recorded, compiled and ready to run. */
-  async for(shape: BatchShape): Promise<Pass<Extra>> {
+  for(shape: BatchShape): Promise<Pass<Extra>> {
     const key = `${shape.tokens}/${shape.picks}/${shape.rows}`;
-    let pass = this.made.get(key);
-    if (!pass) this.made.set(key, (pass = this.make(shape)));
-    return pass;
+    return this.made.get(key, () => this.make(shape));
   }
 
   /** Uploads a batch and runs its pass; the results lie in the returned pass until the next run of that shape. */
@@ -57,6 +61,8 @@ export class Passes<Extra = unknown> {
     pass.input.upload(batch);
     feed?.(pass);
     pass.program.run();
+    this.ran.tokens += batch.tokens;
+    this.ran.rounded += batch.shape.tokens;
     return pass;
   }
 
@@ -89,6 +95,49 @@ export class Passes<Extra = unknown> {
     await program.ready(this.progress);
     return { ...tensors, program, extra: program.result as Extra };
   }
+}
+
+/** Passes and batches that they will run. */
+export interface Upcoming {
+  passes: { for(shape: BatchShape): Promise<unknown> };
+  batches: Iterable<readonly PackRow[]>;
+}
+
+/**
+ * Records the largest pass of each kind, the largest of all first: the memory that it takes serves all smaller ones, whereas
+ * growing shapes would leave too small buffers behind, up to three times the memory.
+ */
+export async function reserve(upcoming: readonly Upcoming[]): Promise<void> {
+  const largest = upcoming.flatMap(({ passes, batches }) => largestFirst(batches).slice(0, 1).map((shape) => ({ passes, shape })));
+  largest.sort((a, b) => b.shape.tokens - a.shape.tokens);
+  await Promise.all(largest.map(({ passes, shape }) => passes.for(shape)));
+}
+
+/** Records all these passes, as many as are kept, as a run will come to do: for planning, on paper. */
+export function prepare(upcoming: readonly Upcoming[]): void {
+  void reserve(upcoming);
+  for (const { passes, batches } of upcoming) for (const shape of largestFirst(batches).slice(0, MOST_PASSES)) void passes.for(shape);
+}
+
+function largestFirst(batches: Iterable<readonly PackRow[]>): BatchShape[] {
+  const shapes = new Map<string, BatchShape>();
+  for (const rows of batches) {
+    const shape = shapeOf(rows);
+    shapes.set(`${shape.tokens}/${shape.picks}/${shape.rows}`, shape);
+  }
+  return [...shapes.values()].sort((a, b) => b.tokens - a.tokens || b.picks - a.picks || b.rows - a.rows);
+}
+
+function dispose({ input, stats, scores, gradient, extra }: Pass<unknown>): void {
+  input.dispose();
+  const own = extra && typeof extra === 'object' ? Object.values(extra as object).filter((value) => value instanceof Tensor) : [];
+  destroy(stats, scores, gradient, ...own);
+}
+
+/** Padding that passes have run over, for each real token: 0.05 where 105 tokens were computed for 100. */
+export function paddingShare(...passes: readonly Pick<Passes, 'ran'>[]): number {
+  const sum = (key: 'tokens' | 'rounded'): number => passes.reduce((total, { ran }) => total + ran[key], 0);
+  return Number((sum('rounded') / Math.max(1, sum('tokens')) - 1).toFixed(4));
 }
 
 /** The objective of supervised training: weighted negative log-likelihood, its sums added to `totals` [2,4]. */

@@ -4,7 +4,7 @@ import { encodeCompletion, encodePrompt } from '../data/encode.ts';
 import type { Row } from '../data/jsonl.ts';
 import { asCompletions, type Completions } from '../data/rows.ts';
 import { RunError } from '../errors.ts';
-import { download } from '../gpu/tensor.ts';
+import { download, stage, type Staged } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import type { Model } from '../model/load.ts';
 import { Passes } from '../model/passes.ts';
@@ -55,17 +55,31 @@ function assertFinite(values: Float32Array, what: string, { dir, weights }: Mode
 
 /** Scores of token rows under a reward model, each read at its last token. */
 export class Scorer {
-  private readonly passes: Passes;
+  readonly passes: Passes;
 
-  constructor(readonly model: Model) {
+  /** @param budget tokens of one pass at most */
+  constructor(readonly model: Model, public budget = defaultMicroBatchTokens()) {
     this.passes = new Passes(model.decoder, { scale: model.scale });
   }
 
+  /** The passes that scoring these rows will run. */
+  upcoming(rows: readonly ArrayLike<number>[]) {
+    return { passes: this.passes, batches: this.parts(rows) };
+  }
+
+  private parts(rows: readonly ArrayLike<number>[]): PackRow[][] {
+    return microBatches(rows.map((ids): PackRow => ({ ids, at: [ids.length - 1] })), this.budget);
+  }
+
   async scores(rows: readonly ArrayLike<number>[]): Promise<number[]> {
-    const scores: number[] = [];
-    for (const part of microBatches(rows.map((ids): PackRow => ({ ids, at: [ids.length - 1] })), defaultMicroBatchTokens())) {
+    const submitted: { count: number; staged: Staged }[] = [];
+    for (const part of this.parts(rows)) {
       const pass = await this.passes.run(packRows(part, this.model.config));
-      const values = new Float32Array((await download(pass.scores))[0]).subarray(0, part.length);
+      submitted.push({ count: part.length, staged: stage(pass.scores) });
+    }
+    const scores: number[] = [];
+    for (const { count, staged } of submitted) {
+      const values = new Float32Array((await staged.read())[0]).subarray(0, count);
       assertFinite(values, 'a reward', this.model);
       scores.push(...values);
     }

@@ -72,8 +72,8 @@ export class LikelihoodTraining {
   readonly totals = persistent(2, 4);
   private readonly state = vector(2);
   private readonly evalTotals = persistent(2, 4);
-  private readonly training: Passes;
-  private readonly evaluation: Passes;
+  readonly training: Passes<void>;
+  private readonly evaluation: Passes<void>;
   private reset?: Program;
 
   constructor(private readonly model: Model, private readonly options: { dropout: number; seed: number; microBatchTokens: number },
@@ -93,9 +93,19 @@ export class LikelihoodTraining {
     this.reset.run();
     if (this.options.dropout > 0) upload(this.state, Uint32Array.of(this.options.seed, step));
     const counted = [...weighted(rows, 'weights', 1), ...weighted(more, 'weights2', weight)];
-    for (const part of microBatches(counted, this.options.microBatchTokens)) {
+    for (const part of this.parts(counted)) {
       await this.training.run(packRows(part, this.model.config));
     }
+  }
+
+  /** The passes that steps over these batches, and an evaluation over `heldOut`, will run. */
+  upcoming(batches: readonly (readonly PackRow[])[], heldOut: readonly PackRow[] = []) {
+    return [{ passes: this.training, batches: batches.flatMap((rows) => this.parts(rows)) },
+      { passes: this.evaluation, batches: this.parts(heldOut) }];
+  }
+
+  private parts<Row extends PackRow>(rows: readonly Row[]): Row[][] {
+    return microBatches(rows, this.options.microBatchTokens);
   }
 
   /** Mean negative log-likelihood and accuracy over the counted tokens of rows. */
@@ -104,7 +114,7 @@ export class LikelihoodTraining {
     let loss = 0;
     let correct = 0;
     const reset = await record(() => clear(this.evalTotals)).ready();
-    for (const part of microBatches(weighted(rows, 'weights', 1, 1), this.options.microBatchTokens)) {
+    for (const part of this.parts(weighted(rows, 'weights', 1, 1))) {
       reset.run();
       await this.evaluation.run(packRows(part, this.model.config));
       // Sums of a pass are added up in double precision here, so that the mean of many rows keeps its digits.

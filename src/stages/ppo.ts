@@ -8,16 +8,18 @@ import { Interrupted, RunError } from '../errors.ts';
 import { Generator } from '../model/generate.ts';
 import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
-import { Passes } from '../model/passes.ts';
+import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { checkFinite, checkpoint, resume } from '../train/loop.ts';
-import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
+import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { PassOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { ppoMultiplier } from '../train/schedule.ts';
-import { beginRun, compileProgress, openSession } from '../train/session.ts';
+import { microBatches } from '../train/micro_batches.ts';
+import { beginRun, compileProgress, memoryReport, openSession } from '../train/session.ts';
+import { Scorer } from './judge.ts';
 import { LikelihoodTraining } from './likelihood_training.ts';
 import { compare, rollOut, type PromptRow } from './ppo_episodes.ts';
 import { rolloutMetrics, saveRollouts, updateMetrics } from './ppo_metrics.ts';
@@ -52,39 +54,64 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const iterations = Math.ceil(total / settings.batchSize);
   const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
   const longest = longestPrompt + settings.maxNewTokens;
-  const onDevice = [policy, ...(shared ? [] : [reference]), value, ...(reward.model ? [reward.model] : [])];
-  const microBatchTokens = chooseMicroBatchTokens(settings, [policy, value], onDevice);
+  const promptOrder = new PassOrder(prompts.rows.length, 'prompts', settings);
+  const textOrder = mix && new PassOrder(mix.rows.length, 'pretrain', settings);
+  const { temperature } = settings;
+
+  // What an iteration works with
+  const work = (microBatchTokens: number) => {
+    const compiling = compileProgress(context);
+    const generator = new Generator(policy.decoder, {
+      slots: settings.batchSize,
+      length: Math.min(policy.config.context, longest),
+      ends: [...tokenizer.eosIds],
+    });
+    const compared = {
+      policyPasses: new Passes(policy.decoder, { temperature }, compiling),
+      referencePasses: new Passes(reference.decoder, { temperature }, compiling),
+      valuePasses: new Passes(value.decoder, { scale: value.scale }, compiling),
+    };
+    const advantages = new Advantages(settings.whitenRewards);
+    const optimizers = { policy: new Optimizer('policy', trained.parameters, settings),
+      value: new Optimizer('value', trainedValue.parameters, settings) };
+    const pretraining = mix && new LikelihoodTraining(policy, { dropout: 0, seed: settings.seed, microBatchTokens }, context);
+    const update = new Update(policy, trained.parameters, value, optimizers, pretraining,
+      { temperature, gamma: settings.gamma, microBatchTokens, emaDecay: settings.ema, compiling });
+    return { generator, compared, advantages, optimizers, update };
+  };
+  // How long responses will be is not known: memory is planned, and taken, for full length.
+  const upcoming = Array.from({ length: Math.min(iterations, 4) }, (_, iteration) =>
+    Array.from({ length: Math.min(settings.batchSize, total - iteration * settings.batchSize) }, (_, i) =>
+      fullRow(prompts.rows[promptOrder.at(iteration * settings.batchSize + i).item].ids, settings.maxNewTokens)));
+  const minibatches = upcoming.flatMap((rows) => Array.from({ length: Math.ceil(rows.length / settings.minibatchSize) }, (_, i) =>
+    rows.slice(i * settings.minibatchSize, (i + 1) * settings.minibatchSize)));
+  const passesOf = ({ compared, update }: ReturnType<typeof work>, scorer: Scorer | undefined, budget: number): Upcoming[] => [
+    ...update.upcoming(minibatches, mix?.rows.slice(0, settings.pretrainBatch)),
+    ...Object.values(compared).map((each) => ({ passes: each, batches: upcoming.flatMap((rows) => microBatches(rows, budget)) })),
+    ...(scorer ? upcoming.map((rows) => scorer.upcoming(rows.map(({ ids }) => ids))) : []),
+  ];
+  const passes = choosePasses(settings, [policy.decoder, value.decoder], (tokens) => planMemory(() => work(tokens), (made) => {
+    const scorer = reward.model && new Scorer(reward.model, tokens);
+    prepare(passesOf(made, scorer, tokens));
+    for (const rows of upcoming) made.generator.prepare(rows.map(({ ids }) => ids.subarray(0, ids.length - settings.maxNewTokens)));
+    for (const optimizer of Object.values(made.optimizers)) void optimizer.ready();
+  }, [trained.parameters, trainedValue.parameters]));
+  const { microBatchTokens } = passes;
   const folder = await beginRun(settings, context, opened, {
     rows: prompts.rows.length,
     tokens: total * longest,
     steps: iterations,
     parameters: trained.parameters.count,
-    memory: onDevice.reduce((sum, m) => sum + modelBytes(m), 0) + activationBytes(policy, microBatchTokens, microBatchTokens),
-    microBatchTokens,
+    passes,
   }, { ...prompts.hashes, ...mix?.hashes });
   if (!folder) return;
 
-  // What an iteration works with
-  const compiling = compileProgress(context);
-  const generator = new Generator(policy.decoder, {
-    slots: settings.batchSize,
-    length: Math.min(policy.config.context, longest),
-    ends: [...tokenizer.eosIds],
-  });
-  const { temperature } = settings;
-  const policyPasses = new Passes(policy.decoder, { temperature }, compiling);
-  const referencePasses = new Passes(reference.decoder, { temperature }, compiling);
-  const valuePasses = new Passes(value.decoder, { scale: value.scale }, compiling);
-  const advantages = new Advantages(settings.whitenRewards);
-  const optimizers = { policy: new Optimizer('policy', trained.parameters, settings),
-    value: new Optimizer('value', trainedValue.parameters, settings) };
-  const pretraining = mix && new LikelihoodTraining(policy, { dropout: 0, seed: settings.seed, microBatchTokens }, context);
-  const update = new Update(policy, trained.parameters, value, optimizers, pretraining,
-    { temperature, gamma: settings.gamma, microBatchTokens, emaDecay: settings.ema, compiling });
+  if (reward.scorer) reward.scorer.budget = microBatchTokens;
+  const made = work(microBatchTokens);
+  const { generator, compared, advantages, optimizers, update } = made;
+  await reserve(passesOf(made, reward.scorer, microBatchTokens));
   await update.startAverage();
 
-  const promptOrder = new PassOrder(prompts.rows.length, 'prompts', settings);
-  const textOrder = mix && new PassOrder(mix.rows.length, 'pretrain', settings);
   const parts = [
     { name: 'policy-model', weights: trained.parameters, flats: trained.flats },
     { name: 'value-model', weights: trainedValue.parameters, flats: trainedValue.flats },
@@ -106,8 +133,13 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const episodes = await rollOut(generator, chosen.map(({ item, pass }) => ({ row: item, pass, ...prompts.rows[item] })), tokenizer, settings, iteration + 1);
     const rolled = performance.now();
 
-    // 2. Score the sampled ids themselves; a response cut off without EOS loses the penalty
-    const scores = await reward.scores(episodes).catch(async (error) => {
+    // 2. Score the sampled ids themselves, while step 3 goes on; a response cut off without EOS loses the penalty
+    const scoring = reward.scores(episodes);
+    scoring.catch(() => undefined); // told below
+
+    // 3. Log-probabilities under the policy and the reference, and values, through the update's own forward pass
+    await compare(episodes, compared, policy, microBatchTokens);
+    const scores = await scoring.catch(async (error) => {
       if (!context.signal.aborted) throw error;
       // Ctrl-C has ended a reward program. The policy is as it was before this iteration.
       await checkpoint(parts, folder, iteration, { controller });
@@ -117,9 +149,6 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     episodes.forEach((e, i) => {
       e.score = scores[i] - (e.finish === 'length' ? settings.missingEosPenalty : 0);
     });
-
-    // 3. Log-probabilities under the policy and the reference, and values, through the update's own forward pass
-    await compare(episodes, { policyPasses, referencePasses, valuePasses }, policy, microBatchTokens);
 
     // 4. and 5. Rewards a token with the KL penalty, advantages, whitening
     const numbers = { klCoef: controller.beta, discount: settings.discount, lambda: settings.gaeLambda, clip: settings.clip,
@@ -185,10 +214,19 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   await trainedValue.save(join(settings.out!, 'value'), files);
   if (update.average) await trained.save(join(settings.out!, 'raw'), files);
   await trained.save(settings.out!, files, update.average);
-  if (end === iterations) await folder.finish({ steps: end });
-  else await folder.note({ steps: end });
-  await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, steps: end, ...lastMetrics(folder.metrics.path) }));
+  const { policyPasses, referencePasses, valuePasses } = compared;
+  const summary = { steps: end, ...memoryReport(passes),
+    padding: paddingShare(policyPasses, referencePasses, valuePasses, update.policyPasses, update.valuePasses) };
+  if (end === iterations) await folder.finish(summary);
+  else await folder.note(summary);
+  await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));
 }
+
+/** The row of a prompt's ids and a response of full length. */
+const fullRow = (prompt: Int32Array, length: number) => ({
+  ids: new Int32Array(prompt.length + length),
+  at: Array.from({ length }, (_, i) => prompt.length + i - 1),
+});
 
 /** β ← β (1 + error · episodes/horizon), error = clip(KL/target − 1, ±0.2) (Ziegler et al. 2019, section 2.2). */
 export function adaptBeta(beta: number, kl: number, target: number, episodes: number, horizon: number): number {

@@ -1,4 +1,4 @@
-import { download } from '../gpu/tensor.ts';
+import { stage, type Staged } from '../gpu/tensor.ts';
 import { packRows } from '../model/batch.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { Generator } from '../model/generate.ts';
@@ -43,12 +43,17 @@ export async function rollOut(generator: Generator, chosen: readonly (PromptRow 
  */
 export async function compare(episodes: readonly Episode[], passes: { policyPasses: Passes; referencePasses: Passes; valuePasses: Passes },
   policy: { config: ModelConfig }, budget: number): Promise<void> {
+  // Everything is submitted before the first wait: the device goes on while results are copied.
+  const submitted: { part: ReturnType<typeof updateRow>[]; firstPick: number[]; staged: Staged }[] = [];
   for (const part of microBatches(episodes.map(updateRow), budget)) {
     const batch = packRows(part, policy.config);
     const [ours, theirs, worth] = [await passes.policyPasses.run(batch), await passes.referencePasses.run(batch), await passes.valuePasses.run(batch)];
-    const [stats, refStats, values] = (await download(ours.stats, theirs.stats, worth.scores)).map((bytes) => new Float32Array(bytes));
+    submitted.push({ part, firstPick: batch.firstPick, staged: stage(ours.stats, theirs.stats, worth.scores) });
+  }
+  for (const { part, firstPick, staged } of submitted) {
+    const [stats, refStats, values] = (await staged.read()).map((bytes) => new Float32Array(bytes));
     part.forEach(({ episode, at }, r) => {
-      const first = batch.firstPick[r];
+      const first = firstPick[r];
       const column = (from: Float32Array, c: number): Float32Array => Float32Array.from({ length: at.length }, (_, i) => from[4 * (first + i) + c]);
       episode.logprobs = column(stats, 0);
       episode.entropies = column(stats, 1);

@@ -1,7 +1,9 @@
 import { gae, klRewards, PPO_SETTINGS_LENGTH, ppoSettings, whiten, type PpoSettings as PpoNumbers } from '../gpu/ops/ppo.ts';
 import { record, type Program } from '../gpu/program.ts';
-import { download, persistent, scratch, upload, vector, type Tensor } from '../gpu/tensor.ts';
+import { destroy, download, persistent, scratch, upload, vector, type Tensor } from '../gpu/tensor.ts';
 import { bucket } from '../model/batch.ts';
+import { MOST_PASSES } from '../model/passes.ts';
+import { Recent } from '../model/recent.ts';
 
 /** One response of the policy with all that is known of it; the lists have an entry a response token, EOS included. */
 export interface Episode {
@@ -51,7 +53,7 @@ interface Tensors {
 /** Per-token rewards with the KL penalty, advantages and returns of a batch of episodes (pipeline steps 4 and 5), on the device. */
 export class Advantages {
   private readonly settings = vector(PPO_SETTINGS_LENGTH);
-  private readonly made = new Map<string, Promise<Program<Tensors>>>();
+  private readonly made = new Recent<Promise<Program<Tensors>>>(MOST_PASSES, (program) => void program.then(({ result }) => destroy(...Object.values(result))));
 
   constructor(private readonly whitenRewards: boolean) {}
 
@@ -60,10 +62,7 @@ export class Advantages {
     const tokens = episodes.reduce((sum, e) => sum + e.logprobs.length, 0);
     const size = bucket(tokens);
     const rows = Math.ceil(episodes.length / 8) * 8;
-    const key = `${size}/${rows}`;
-    let program = this.made.get(key);
-    if (!program) this.made.set(key, (program = this.record(size, rows)));
-    const ready = await program;
+    const ready = await this.made.get(`${size}/${rows}`, () => this.record(size, rows));
     const io = ready.result;
     upload(this.settings, ppoSettings(numbers));
     const spans = new Uint32Array(rows * 2);

@@ -60,8 +60,8 @@ export interface UpdateStats {
  * likelihood, whose gradients are added up before the one optimiser step; and the clipped value loss with its own optimiser.
  */
 export class Update {
-  private readonly policyPasses: Passes<Feeds>;
-  private readonly valuePasses: Passes<Feeds>;
+  readonly policyPasses: Passes<Feeds>;
+  readonly valuePasses: Passes<Feeds>;
   private readonly settings = vector(PPO_SETTINGS_LENGTH);
   private readonly policyStats = vector(OBJECTIVE_STATS_LENGTH);
   private readonly valueStats = vector(OBJECTIVE_STATS_LENGTH);
@@ -102,6 +102,12 @@ export class Update {
       this.average = trained.like();
       upload(this.emaRate, Float32Array.of(1 - options.emaDecay));
     }
+  }
+
+  /** The passes that updates on such minibatches will run. */
+  upcoming(minibatches: readonly (readonly PackRow[])[], pretrain: readonly PackRow[] = []) {
+    const batches = minibatches.flatMap((rows) => microBatches(rows, this.options.microBatchTokens));
+    return [{ passes: this.policyPasses, batches }, { passes: this.valuePasses, batches }, ...(this.pretraining?.upcoming([pretrain]) ?? [])];
   }
 
   /** Starts the moving average at the policy's present weights. */

@@ -5,18 +5,19 @@ import { asText } from '../data/rows.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadModel, loadTokenizer, newModel } from '../model/load.ts';
+import { paddingShare, prepare, reserve } from '../model/passes.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { PretrainSettings } from '../options.ts';
 import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
-import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
+import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
-import { beginRun, openSession } from '../train/session.ts';
+import { beginRun, memoryReport, openSession } from '../train/session.ts';
 import { documentRows, LikelihoodTraining } from './likelihood_training.ts';
-import { lastMetrics } from './sft.ts';
+import { lastMetrics, PLANNED_STEPS } from './sft.ts';
 
 /**
  * Makes a base model from text: trains a byte-level BPE tokenizer where none is given, draws a model, and minimises the mean
@@ -41,24 +42,30 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const heldOutRows = heldOut && documentRows(heldOut.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
-  const microBatchTokens = chooseMicroBatchTokens(settings, [model]);
-  const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
-  const longest = Math.min(microBatchTokens, settings.batchSize * config.context);
+  const batchOf = (step: number) => order.batch(step).map((i) => rows[i]);
+  const work = (microBatchTokens: number) => ({
+    training: new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context),
+    optimizer: new Optimizer('adam', trained.parameters, settings),
+  });
+  const upcoming = Array.from({ length: Math.min(order.totalSteps, PLANNED_STEPS) }, (_, step) => batchOf(step));
+  const passes = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
+    ({ training, optimizer }) => {
+      prepare(training.upcoming(upcoming, heldOutRows));
+      void optimizer.ready();
+    }, [trained.parameters]));
   const folder = await beginRun(settings, context, opened, {
     rows: rows.length,
-    tokens,
+    tokens: rows.reduce((sum, r) => sum + r.ids.length, 0),
     steps: order.totalSteps,
     parameters: trained.parameters.count,
-    memory: modelBytes(model) + activationBytes(model, longest, longest),
-    microBatchTokens,
+    passes,
   }, { ...data.hashes, ...heldOut?.hashes });
   if (!folder) return;
 
-  const training = new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context);
-  const optimizer = new Optimizer('adam', trained.parameters, settings);
+  const { training, optimizer } = work(passes.microBatchTokens);
+  await reserve(training.upcoming(upcoming, heldOutRows));
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
-  const batchOf = (step: number) => order.batch(step).map((i) => rows[i]);
 
   const done = await runSteps('pretrain', {
     totalSteps: order.totalSteps,
@@ -86,9 +93,10 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   }, folder, settings, context);
 
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
-  if (done === order.totalSteps) await folder.finish({ steps: done });
-  else await folder.note({ steps: done });
-  await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, steps: done, ...lastMetrics(folder.metrics.path) }));
+  const summary = { steps: done, ...memoryReport(passes), padding: paddingShare(training.training) };
+  if (done === order.totalSteps) await folder.finish(summary);
+  else await folder.note(summary);
+  await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 
 /** The model's tokenizer, the one that is asked for, or one trained on the text. */

@@ -11,20 +11,20 @@ import { persistent, stage, stagedAll, upload, vector, type Staged, type Tensor 
 import { packRows, type PackRow } from '../model/batch.ts';
 import { loadModel, loadTokenizer } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
-import { Passes, type PassTensors } from '../model/passes.ts';
+import { paddingShare, Passes, prepare, reserve, type PassTensors } from '../model/passes.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
 import type { RmSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
-import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
+import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { average, rankingReport, type ScoredRanking } from '../train/ranking_metrics.ts';
 import { multiplier } from '../train/schedule.ts';
-import { beginRun, compileProgress, openSession } from '../train/session.ts';
+import { beginRun, compileProgress, memoryReport, openSession } from '../train/session.ts';
 import { Scorer } from './judge.ts';
-import { lastMetrics } from './sft.ts';
+import { lastMetrics, PLANNED_STEPS } from './sft.ts';
 
 /** A prompt with its K responses as token rows that end with EOS. */
 export interface EncodedRanking {
@@ -63,34 +63,44 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     throw new UsageError(`--data: no prompt of ${settings.data.join(', ')} has two responses of different ranks`, 'ties teach nothing');
   }
   const order = new BatchOrder(data.rankings.length, settings.batchSize, settings.epochs, settings);
-  const budget = chooseMicroBatchTokens(settings, [model]);
-  const tokens = data.rankings.reduce((sum, r) => sum + tokensOf(r), 0);
-  const folder = await beginRun(settings, context, opened, {
-    rows: data.rankings.length,
-    tokens,
-    steps: order.totalSteps,
-    parameters: trained.parameters.count,
-    memory: modelBytes(model) + activationBytes(model, Math.min(budget, tokens), 0),
-    microBatchTokens: budget,
-  }, { ...data.hashes, ...heldOut?.hashes, ...demonstrations?.hashes });
-  if (!folder) return;
-
-  const totals = persistent(2, 4);
-  const dropoutState = vector(2);
-  const reset = await record(() => clear(totals)).ready();
-  const passes = new Passes<RankingFeeds>(model.decoder, {
-    training: true,
-    scale: model.scale,
-    join: settings.dropout > 0 ? residualDropout(settings.dropout, dropoutState) : undefined,
-    objective: (pass) => rankingObjective(pass, totals),
-  }, compileProgress(context));
-  const optimizer = new Optimizer('adam', trained.parameters, settings);
-  const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
-  const rate = (step: number): number => settings.lr * multiplier(step, schedule);
   const batchOf = (step: number): EncodedRanking[] => {
     const epoch = Math.floor(step / order.perEpoch);
     return order.batch(step).map((i) => atMost(data.rankings[i], settings.k, settings.seed, epoch, i));
   };
+  // The bias makes the mean reward of the demonstrations (or of the best-ranked training responses) zero.
+  const standard = demonstrations?.rows ?? data.rankings.flatMap(best);
+  const work = (budget: number) => {
+    const [totals, dropoutState] = [persistent(2, 4), vector(2)];
+    const passes = new Passes<RankingFeeds>(model.decoder, {
+      training: true,
+      scale: model.scale,
+      join: settings.dropout > 0 ? residualDropout(settings.dropout, dropoutState) : undefined,
+      objective: (pass) => rankingObjective(pass, totals),
+    }, compileProgress(context));
+    return { totals, dropoutState, passes, optimizer: new Optimizer('adam', trained.parameters, settings), scorer: new Scorer(model, budget) };
+  };
+  const upcoming = Array.from({ length: Math.min(order.totalSteps, PLANNED_STEPS) }, (_, step) => batchOf(step));
+  const parts = (tokens: number): PackRow[][] => upcoming.flatMap((batch) => promptBatches(batch, tokens).map(rowsOf));
+  const chosen = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
+    ({ passes, optimizer, scorer }) => {
+      prepare([{ passes, batches: parts(tokens) }, scorer.upcoming(standard)]);
+      void optimizer.ready();
+    }, [trained.parameters]));
+  const budget = chosen.microBatchTokens;
+  const folder = await beginRun(settings, context, opened, {
+    rows: data.rankings.length,
+    tokens: data.rankings.reduce((sum, r) => sum + tokensOf(r), 0),
+    steps: order.totalSteps,
+    parameters: trained.parameters.count,
+    passes: chosen,
+  }, { ...data.hashes, ...heldOut?.hashes, ...demonstrations?.hashes });
+  if (!folder) return;
+
+  const { totals, dropoutState, passes, optimizer, scorer } = work(budget);
+  await reserve([{ passes, batches: parts(budget) }, scorer.upcoming(standard)]);
+  const reset = await record(() => clear(totals)).ready();
+  const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
+  const rate = (step: number): number => settings.lr * multiplier(step, schedule);
   const counts: number[] = []; // responses of each pass, in the order in which their scores are read
 
   const done = await runSteps('train-rm', {
@@ -102,7 +112,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       const scored = batch.filter(hasStrictPair).length;
       const reads: Staged[] = [];
       for (const part of promptBatches(batch, budget)) {
-        const rows = part.flatMap((r) => r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) })));
+        const rows = rowsOf(part);
         const pass = await passes.run(packRows(rows, config), ({ extra }) => feedRankings(extra, part, 1 / Math.max(1, scored)));
         reads.push(stage(pass.scores));
         counts.push(rows.length);
@@ -127,21 +137,19 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       const due = finished === order.totalSteps || finished % order.perEpoch === 0
         || settings.evalEvery > 0 && finished % settings.evalEvery === 0;
       if (!heldOut || !due) return undefined;
-      const report = rankingReport(await scoreRankings(new Scorer(model), heldOut.rankings));
+      const report = rankingReport(await scoreRankings(scorer, heldOut.rankings));
       return { eval_loss: report.loss, eval_accuracy: report.accuracy, eval_margin: report.margin, eval_mean_reward: report.mean_reward,
         eval_calibration_error: report.calibration_error };
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
   }, folder, settings, context);
 
-  // The bias makes the mean reward of the demonstrations (or of the best-ranked training responses) zero.
-  const standard = demonstrations?.rows ?? data.rankings.flatMap(best);
-  const mean = average(await new Scorer(model).scores(standard));
+  const mean = average(await scorer.scores(standard));
   model.rewardBias -= mean;
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
-  const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias };
+  const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias, ...memoryReport(chosen), padding: paddingShare(passes) };
   if (done === order.totalSteps) await folder.finish(summary);
-  else await folder.note({ steps: done });
+  else await folder.note(summary);
   await context.stdout.write(JSON.stringify({ command: 'train-rm', ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 
@@ -189,6 +197,9 @@ function levels(ranks: readonly number[]): number[] {
   const distinct = [...new Set(ranks)].sort((a, b) => a - b);
   return ranks.map((r) => distinct.indexOf(r));
 }
+
+const rowsOf = (part: readonly EncodedRanking[]): PackRow[] =>
+  part.flatMap((r) => r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) })));
 
 const hasStrictPair = ({ ranks }: EncodedRanking): boolean => ranks.some((r) => r !== ranks[0]);
 const tokensOf = ({ responses }: EncodedRanking): number => responses.reduce((sum, ids) => sum + ids.length, 0);

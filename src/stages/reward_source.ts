@@ -16,8 +16,9 @@ export interface Answer {
 
 /** What gives responses their reward. */
 export interface RewardSource {
-  /** The reward model, where it is one. */
+  /** The reward model, where it is one, and what scores with it. */
   model?: Model;
+  scorer?: Scorer;
   scores(answers: readonly Answer[]): Promise<number[]>;
 }
 
@@ -27,7 +28,7 @@ export async function openReward(reward: string, tokenizer: Tokenizer, context: 
   await sameTokenizer(reward, tokenizer, '--reward');
   const model = loadModel(reward, { dtype, kind: 'reward' });
   const scorer = new Scorer(model);
-  return { model, scores: (answers) => scorer.scores(answers.map((a) => a.ids)) };
+  return { model, scorer, scores: (answers) => scorer.scores(answers.map((a) => a.ids)) };
 }
 
 /** Throws a UsageError where the tokenizer in `dir` would read ids otherwise than `tokenizer`. */

@@ -6,16 +6,20 @@ import { readFileSync } from 'node:fs';
 import { stage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
 import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
+import { paddingShare, prepare, reserve } from '../model/passes.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { SftSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps, type StepTask } from '../train/loop.ts';
-import { activationBytes, chooseMicroBatchTokens, modelBytes } from '../train/memory.ts';
+import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder, PassOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
-import { beginRun, openSession } from '../train/session.ts';
+import { beginRun, memoryReport, openSession } from '../train/session.ts';
 import { documentRows, KeptWeights, LikelihoodTraining, likelihoodRow, packedDemonstrations } from './likelihood_training.ts';
+
+/** Steps whose batches are looked at for the estimate of memory: more would only show the same shapes. */
+export const PLANNED_STEPS = 4096;
 
 /**
  * Step 1, supervised fine-tuning (Ouyang et al. 2022, section 3.5 and appendix C.1): minimises the mean negative
@@ -36,22 +40,29 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
   const mixed = mix && mixedRows(order, rows, mix.rows, config.context, settings);
-  const microBatchTokens = chooseMicroBatchTokens(settings, [model]);
-  const tokens = rows.reduce((sum, r) => sum + r.ids.length, 0);
-  const longest = Math.min(microBatchTokens, (settings.batchSize * tokens) / rows.length + (mix ? config.context : 0));
+  const batchOf = (step: number): PackRow[] => [...order.batch(step).map((i) => rows[i]), ...(mixed?.(step) ?? [])];
+  const work = (microBatchTokens: number) => ({
+    training: new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context),
+    optimizer: new Optimizer('adam', trained.parameters, settings),
+    best: heldOut && new KeptWeights(trained.parameters),
+  });
+  const upcoming = Array.from({ length: Math.min(order.totalSteps, PLANNED_STEPS) }, (_, step) => batchOf(step));
+  const passes = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
+    ({ training, optimizer }) => {
+      prepare(training.upcoming(upcoming, heldOut?.rows));
+      void optimizer.ready();
+    }, [trained.parameters]));
   const folder = await beginRun(settings, context, opened, {
     rows: rows.length,
-    tokens,
+    tokens: rows.reduce((sum, r) => sum + r.ids.length, 0),
     steps: order.totalSteps,
     parameters: trained.parameters.count,
-    memory: modelBytes(model) + activationBytes(model, longest, longest),
-    microBatchTokens,
+    passes,
   }, { ...data.hashes, ...heldOut?.hashes, ...mix?.hashes });
   if (!folder) return;
 
-  const training = new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context);
-  const optimizer = new Optimizer('adam', trained.parameters, settings);
-  const best = heldOut && new KeptWeights(trained.parameters);
+  const { training, optimizer, best } = work(passes.microBatchTokens);
+  await reserve(training.upcoming(upcoming, heldOut?.rows));
   const selection = { value: Infinity, step: 0 };
   const reward = settings.selectByReward && heldOut
     ? await (await import('./select_by_reward.ts')).rewardOfAnswers(settings, model, tokenizer, context) : undefined;
@@ -108,9 +119,10 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
 
   const chosen = best && selection.step > 0 ? best.flats : undefined;
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files), chosen);
-  const summary = { out: settings.out, steps: done, ...(chosen ? { selected_step: selection.step } : {}) };
+  const summary = { out: settings.out, steps: done, ...(chosen ? { selected_step: selection.step } : {}),
+    ...memoryReport(passes), padding: paddingShare(training.training) };
   if (done === order.totalSteps) await folder.finish(summary);
-  else await folder.note({ steps: done });
+  else await folder.note(summary);
   await context.stdout.write(JSON.stringify({ command: 'train-sft', ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 

@@ -2,30 +2,43 @@ import { existsSync, readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { RunError } from '../errors.ts';
+import { flush } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
+import { deviceMemory } from '../gpu/memory.ts';
+import { onPaper } from '../gpu/paper.ts';
+import { mostScratchBytes } from '../gpu/tensor.ts';
+import type { Decoder } from '../model/decoder.ts';
+import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
-
-/** The most bytes of logits that exist at once (see tokenLogprob). */
-const LOGIT_BYTES = 64 * 2 ** 20;
+import { defaultMicroBatchTokens } from './micro_batches.ts';
 
 /** Bytes of a model on the device: its weights, and in training gradients and two moments. */
 export const modelBytes = ({ weights }: Model): number =>
   weights.bytes + weights.chunks.reduce((sum, { length, gradients }) => sum + (gradients ? 2 * 4 * length : 0), 0);
 
+/** What a run will have on the device. */
+export interface MemoryPlan {
+  /** The most bytes at once: what is there already, what is to come, and a copy on its way to the host. */
+  bytes: number;
+  /** Of these, what could not be done without: weights, gradients, moments, caches, and the activations of the largest pass. */
+  minimum: number;
+}
+
 /**
- * Bytes of activations that one training pass over `tokens` tokens, `picks` of them with logits, holds at its peak; with
- * `decoder.recompute` each layer keeps its input only.
+ * Plans a run by recording it on paper: `make` makes what lasts as long as the run, `prepare` records the passes that will
+ * run. So whatever a step takes is counted as it is taken: kinds of layers, adapters, dropout, recomputation, size classes.
+ * @param saved what is read back for a checkpoint, a chunk at a time
  */
-export function activationBytes({ config, weights, decoder }: Model, tokens: number, picks: number, recompute = decoder.recompute): number {
-  const { width, hidden, heads, kvHeads, headDim, layers, vocabSize, gated } = config;
-  const qkv = (heads + 2 * kvHeads) * headDim;
-  // What each layer keeps for its gradient: norms' inputs and outputs, q k v, attention output, MLP.
-  const perLayer = 4 * width + qkv + heads * headDim + (gated ? 3 : 2) * hidden + 2 * heads + 8;
-  const inBackward = 3 * width + qkv + (gated ? 3 : 1) * hidden;
-  const head = weights.head === 'reward' ? picks * 2 * width * 4
-    : Math.min(picks * vocabSize * 4, LOGIT_BYTES) + picks * (2 * width + 8) * 4;
-  const kept = recompute ? layers * width + perLayer : layers * perLayer;
-  return 4 * tokens * (kept + 2 * width) + Math.max(4 * tokens * inBackward, head);
+export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void, saved: readonly FlatParameters[]): MemoryPlan {
+  flush(); // what was uploaded so far has left its staging buffers
+  const present = deviceMemory().live;
+  return onPaper((memory) => {
+    const work = make();
+    const lasting = present + memory.live;
+    prepare(work);
+    const staging = Math.max(0, ...saved.flatMap(({ chunks }) => chunks.map(({ length }) => length * 4)));
+    return { bytes: present + memory.peak + staging, minimum: lasting + mostScratchBytes() };
+  });
 }
 
 /** Device memory to stay within where --memory does not say: WebGPU does not tell how much is free. */
@@ -36,41 +49,62 @@ function defaultMemory(): number {
   return adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30;
 }
 
-/**
- * Tokens of one forward and backward pass: what --micro-batch-tokens says, what an interrupted run used (the order of sums,
- * and so the last bits, depend on it), or as many as fit --memory beside the models, at most what keeps the device busy.
- * Where a row of context length does not fit, the layers are computed again in the backward pass (`decoder.recompute`).
- * @param trained the models whose activations are kept, one at a time
- * @param models all models on the device at once
- * @throws RunError where not even one row of context length fits
- */
-export function chooseMicroBatchTokens(settings: { microBatchTokens?: number; memory?: number; resume?: boolean; out?: string },
-  trained: readonly Model[], models: readonly Model[] = trained): number {
-  const memory = settings.memory ?? defaultMemory();
-  const left = memory - models.reduce((sum, m) => sum + modelBytes(m), 0);
-  const need = (tokens: number, recompute: boolean): number => Math.max(...trained.map((m) => activationBytes(m, tokens, tokens, recompute)));
-  const used = settings.microBatchTokens ?? (settings.resume && settings.out ? recorded(settings.out) : undefined);
-  const row = Math.min(...trained.map((m) => m.config.context));
-  const recompute = need(Math.min(used ?? row, 1024), false) > left;
-  for (const { decoder } of trained) decoder.recompute = recompute;
-  if (used !== undefined) return used;
-  let tokens = gpu().software ? 2048 : 16384;
-  while (tokens > 64 && need(tokens, recompute) > left) tokens = Math.floor(tokens / 2);
-  if (need(tokens, recompute) > left) {
-    const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-    throw new RunError(`the models and one pass take ${gib(memory - left + need(tokens, recompute))} of device memory, but ${gib(memory)} are allowed`,
-      'raise --memory, or use --lora-rank or a smaller model');
-  }
-  return tokens;
+/** How a run's passes are cut to stay within memory. */
+export interface PassChoice extends MemoryPlan {
+  /** Tokens of one forward and backward pass. */
+  microBatchTokens: number;
+  /** Layers keep their input only and are computed again in the backward pass. */
+  recompute: boolean;
 }
 
-function recorded(out: string): number | undefined {
+interface ChoiceSettings { microBatchTokens?: number; memory?: number; resume?: boolean; out?: string }
+
+/**
+ * Tokens of a pass: what --micro-batch-tokens says, what an interrupted run used (the order of sums, and so the last bits, depend
+ * on it), or as many as fit --memory, at most what keeps the device busy. Where not even a row of context length fits, the
+ * layers are computed again in the backward pass (`decoder.recompute`); a resumed run does as it did before.
+ * @param plan the run's memory for passes of so many tokens, with the decoders as they are set
+ * @throws RunError where not even the smallest passes fit
+ */
+export function choosePasses(settings: ChoiceSettings, decoders: readonly Decoder[], plan: (tokens: number) => MemoryPlan): PassChoice {
+  const memory = settings.memory ?? defaultMemory();
+  const before = settings.resume && settings.out ? recorded(settings.out) : {};
+  const used = settings.microBatchTokens ?? before.tokens;
+  const most = used ?? defaultMicroBatchTokens();
+  const least = used ?? Math.min(most, Math.max(64, ...decoders.map(({ config }) => Math.min(config.context, 1024))));
+  const planned = (microBatchTokens: number, recompute: boolean): PassChoice => {
+    for (const decoder of decoders) decoder.recompute = recompute;
+    try {
+      return { microBatchTokens, recompute, ...plan(microBatchTokens) };
+    } catch (error) {
+      if (error instanceof RunError && microBatchTokens > 64) return { microBatchTokens, recompute, bytes: Infinity, minimum: Infinity };
+      throw error; // a tensor that is larger than the device allows, however small the passes
+    }
+  };
+  let smallest: PassChoice | undefined;
+  for (const recompute of before.recompute === undefined ? [false, true] : [before.recompute]) {
+    const floor = recompute ? Math.min(64, least) : least;
+    for (let tokens = most; tokens >= Math.min(floor, most); tokens = Math.floor(tokens / 2)) {
+      const choice = (smallest = planned(tokens, recompute));
+      if (choice.bytes <= memory || used !== undefined && before.recompute !== undefined) return choice;
+      if (used !== undefined) break;
+    }
+  }
+  if (used !== undefined) return smallest!; // asked for as it is
+  throw new RunError(`the models and one pass take ${megabytes(smallest!.bytes)} of device memory, but ${megabytes(memory)} are allowed`,
+    'raise --memory, or use --lora-rank or a smaller model');
+}
+
+/** Bytes for people. */
+export const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 1e8 ? 1 : 0)} MiB`;
+
+function recorded(out: string): { tokens?: number; recompute?: boolean } {
   const path = join(out, 'rlhf.json');
-  if (!existsSync(path)) return undefined;
+  if (!existsSync(path)) return {};
   try {
-    const value = (JSON.parse(readFileSync(path, 'utf8')) as { micro_batch_tokens?: unknown }).micro_batch_tokens;
-    return typeof value === 'number' ? value : undefined;
+    const { micro_batch_tokens: tokens, recompute } = JSON.parse(readFileSync(path, 'utf8')) as { micro_batch_tokens?: unknown; recompute?: unknown };
+    return { ...(typeof tokens === 'number' ? { tokens } : {}), ...(typeof recompute === 'boolean' ? { recompute } : {}) };
   } catch {
-    return undefined;
+    return {};
   }
 }

@@ -3,7 +3,9 @@ import { UsageError } from '../errors.ts';
 import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.ts';
 import { startBackend } from '../gpu/backend.ts';
 import { compilation } from '../gpu/kernel.ts';
+import { deviceMemory } from '../gpu/memory.ts';
 import { openRunFolder, type RunFolder } from '../run_folder.ts';
+import { megabytes, type PassChoice } from './memory.ts';
 
 /** Opens the device that the settings ask for; it is closed when the program ends. */
 export async function openSession(settings: { device?: string; dtype?: string }, context: RunContext): Promise<Gpu> {
@@ -21,10 +23,8 @@ export interface Cost {
   tokens: number;
   steps: number;
   parameters: number;
-  /** Device memory the run will take, estimated, in bytes. */
-  memory: number;
-  /** Tokens of one pass. */
-  microBatchTokens: number;
+  /** How the passes are cut, and the device memory that the run will take, estimated, in bytes. */
+  passes: PassChoice;
 }
 
 /**
@@ -34,10 +34,12 @@ export interface Cost {
 export async function beginRun(settings: { out: string; resume: boolean; overwrite: boolean; dryRun: boolean },
   context: RunContext, opened: Gpu, cost: Cost, data: Record<string, string>): Promise<RunFolder | undefined> {
   const adapter = adapterName(opened.info);
+  const { passes, ...counts } = cost;
+  const shown = { ...counts, memory: passes.bytes, microBatchTokens: passes.microBatchTokens, recompute: passes.recompute };
   context.log(`${count(cost.rows)} rows, ${count(cost.tokens)} tokens, ${count(cost.steps)} steps, ${count(cost.parameters)} parameters, `
-    + `about ${megabytes(cost.memory)} on ${adapter}`);
+    + `about ${megabytes(passes.bytes)} on ${adapter}`);
   if (settings.dryRun) {
-    await context.stdout.write(JSON.stringify({ command: context.command, ...cost, adapter }));
+    await context.stdout.write(JSON.stringify({ command: context.command, ...shown, adapter }));
     return undefined;
   }
   const folder = await openRunFolder({ kind: context.command, settings, argv: context.argv });
@@ -50,9 +52,20 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   context.onExit(() => folder.close());
   await folder.noteData(data);
   await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture },
-    micro_batch_tokens: cost.microBatchTokens, cost });
+    micro_batch_tokens: passes.microBatchTokens, recompute: passes.recompute, cost: shown });
   return folder;
 }
+
+/**
+ * What is said of memory at a run's end and kept in rlhf.json, in bytes: planned, what could not be done without, and the most that
+ * was allocated; of that the textures in which a software driver keeps copies of operands.
+ */
+export const memoryReport = ({ bytes, minimum }: PassChoice) => ({
+  memory_estimated_bytes: bytes,
+  memory_minimum_bytes: minimum,
+  memory_peak_bytes: deviceMemory().peak,
+  memory_texture_bytes: deviceMemory().textures,
+});
 
 /** Says once that pipelines are being compiled, which the first step of a new machine waits for; then checks the device. */
 export function compileProgress(context: RunContext): () => void {
@@ -66,4 +79,3 @@ export function compileProgress(context: RunContext): () => void {
 }
 
 const count = (n: number): string => n.toLocaleString('en-US');
-const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 1e8 ? 1 : 0)} MiB`;

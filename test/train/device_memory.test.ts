@@ -1,0 +1,125 @@
+// What a long run holds on the device: bounded, flat, and cut as --memory says, again so when it is resumed.
+import { readFileSync } from 'node:fs';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { deviceMemory } from '../../src/gpu/memory.ts';
+import { onPaper } from '../../src/gpu/paper.ts';
+import { arenaBytes, download, mostScratchBytes, persistent } from '../../src/gpu/tensor.ts';
+import { packRows, shapeOf, type PackRow } from '../../src/model/batch.ts';
+import type { ModelConfig } from '../../src/model/config.ts';
+import { newModel } from '../../src/model/load.ts';
+import { likelihood, MOST_PASSES, Passes, prepare } from '../../src/model/passes.ts';
+import { Optimizer } from '../../src/train/optimizer.ts';
+import { LikelihoodTraining } from '../../src/stages/likelihood_training.ts';
+import { RandomStream } from '../../src/train/random.ts';
+import { closeAfterTests, openForTests } from '../gpu/device.ts';
+import { recordingContext } from '../stages/context.ts';
+import { buildWholeProgram, jsonLines } from '../properties/program.ts';
+
+test.before(openForTests);
+test.after(closeAfterTests);
+const config: ModelConfig = {
+  family: 'llama', vocabSize: 300, width: 32, layers: 2, heads: 2, kvHeads: 2, headDim: 16, hidden: 64, context: 256, norm: 'rms',
+  normEps: 1e-5, positions: 'rope', ropeTheta: 10000, activation: 'silu', gated: true, bias: { qkv: false, attnOut: false, mlp: false },
+  tied: true, bosId: 0, eosId: 1, padId: 2, initializerRange: 0.02,
+};
+const row = (length: number, picks: number, key = 0): PackRow => {
+  const ids = Int32Array.from({ length }, (_, i) => (i * 31 + length) % 300);
+  const at = Array.from({ length: picks }, (_, i) => length - picks - 1 + i);
+  return { ids, at, targets: at.map((t) => ids[t + 1]!), key };
+};
+const OPTIMISER = { adamBeta1: 0.9, adamBeta2: 0.999, adamEps: 1e-8, weightDecay: 0, maxGradNorm: 1 };
+
+test('shuffled ragged rows: once all shapes have come, steps allocate nothing', async () => {
+  const model = newModel(config, 0);
+  const training = new LikelihoodTraining(model, { dropout: 0, seed: 0, microBatchTokens: 2048 }, recordingContext('train-sft'));
+  const optimizer = new Optimizer('adam', model.weights, OPTIMISER);
+  const rows = Array.from({ length: 40 }, (_, i) => row(10 + ((i * 17) % 60), 3 + ((i * 7) % 6), i));
+  const shapes = new Set<string>();
+  const epoch = async (number: number): Promise<void> => {
+    const order = [...new RandomStream(1, 'shuffle', number).permutation(rows.length)];
+    for (let first = 0; first < rows.length; first += 8) {
+      const batch = order.slice(first, first + 8).map((i) => rows[i]!);
+      shapes.add(JSON.stringify(shapeOf(batch)));
+      await training.accumulate(first, batch);
+      await optimizer.step(1, 1e-3);
+    }
+  };
+  for (let n = 0; n < 6; n++) await epoch(n);
+  const [seen, live] = [shapes.size, deviceMemory().live];
+  assert.ok(seen > 2, `${seen} shapes`);
+  for (let n = 0; n < 12; n++) await epoch(n % 6); // twice as many steps again, of the same shapes
+  assert.is(shapes.size, seen);
+  assert.is(deviceMemory().live, live);
+});
+
+test('more shapes than are kept: recorded passes and their tensors are freed, and recording again gives the same numbers', async () => {
+  const model = newModel(config, 0, false);
+  const passes = new Passes(model.decoder);
+  const batch = packRows([row(40, 20)], config);
+  const stats = async () => new Float32Array((await download((await passes.run(batch)).stats))[0]!);
+  const first = await stats();
+  const empty = deviceMemory().live;
+  // Each shape differs from the others in its attention tiles alone, so that all take about the same.
+  const shapes = Array.from({ length: 3 * MOST_PASSES }, (_, i) => ({ tokens: 64, picks: 32, rows: 16 * (1 + (i % MOST_PASSES)) + Math.floor(i / MOST_PASSES) }));
+  for (const shape of shapes.slice(0, MOST_PASSES)) await passes.for(shape);
+  const full = deviceMemory().live - empty;
+  for (const shape of shapes.slice(MOST_PASSES)) await passes.for(shape);
+  await new Promise((resolve) => setTimeout(resolve));
+  const later = deviceMemory().live - empty;
+  assert.ok(full > 64 * 1024 && later < 1.1 * full, `${later} bytes after three times the shapes, ${full} before`);
+  assert.equal(await stats(), first);
+});
+
+test('buffers of several shapes: within 1.3 times what is alive at once, where the largest comes first', () => {
+  const model = newModel({ ...config, width: 64, headDim: 32, hidden: 172, layers: 4 }, 0);
+  const batches = [380, 450, 520, 470, 640, 610, 560].map((length) => [row(length, Math.floor(length / 3))]);
+  onPaper(() => {
+    const totals = persistent(2, 4);
+    const passes = new Passes(model.decoder, { training: true, objective: likelihood(totals) });
+    prepare([{ passes, batches }]);
+    assert.ok(mostScratchBytes() > 4 * 2 ** 20, 'a step of 640 tokens was planned');
+    assert.ok(arenaBytes() <= 1.3 * mostScratchBytes(), `${arenaBytes()} bytes for ${mostScratchBytes()}`);
+  });
+});
+
+test('on paper nothing is allocated', () => {
+  const model = newModel(config, 0);
+  const before = deviceMemory().live;
+  const planned = onPaper((memory) => {
+    prepare([{ passes: new Passes(model.decoder), batches: [[row(200, 100)]] }]);
+    return memory.live;
+  });
+  assert.ok(planned > 100_000);
+  assert.is(deviceMemory().live, before);
+});
+
+test('what --memory made of the passes is recorded and used again by --resume, whatever the memory then', async () => {
+  const rlhf = await buildWholeProgram();
+  const text = (i: number): string => Array.from({ length: 150 }, (_, t) => 'abcdefgh'[(i + t * t) % 8]).join(' ');
+  rlhf.rows('text.jsonl', Array.from({ length: 12 }, (_, i) => ({ text: text(i) })));
+  const args = ['pretrain', '--data', 'text.jsonl', '--layers', '4', '--width', '32', '--heads', '2', '--context', '128', '--vocab-size', '262',
+    '--batch-size', '4', '--quiet', '--save-every', '2'];
+  const record = (out: string) => JSON.parse(readFileSync(rlhf.path(out, 'rlhf.json'), 'utf8'));
+  const weights = (out: string) => readFileSync(rlhf.path(out, 'model.safetensors'));
+  // Passes of a single row take this much, with all that their layers keep: what is allowed is a little less.
+  const shown = await rlhf.succeed([...args, '--out', 'whole', '--micro-batch-tokens', '128', '--dry-run']);
+  const row = jsonLines(shown.trim().split('\n').at(-1)!)[0]!;
+  assert.is(row.recompute, false);
+  const small = `${Math.floor(row.memory / 1024) - 8}K`;
+  await rlhf.succeed([...args, '--out', 'whole', '--memory', small]);
+  const { micro_batch_tokens: tokens, recompute, memory_peak_bytes: peak } = record('whole');
+  assert.is(recompute, true);
+  assert.ok(peak < row.memory, `${peak} bytes, ${row.memory} without recomputation`);
+  await rlhf.succeed([...args, '--out', 'parts', '--memory', small, '--max-steps', '2']);
+  await rlhf.succeed([...args, '--out', 'parts', '--memory', '8G', '--resume']);
+  assert.is(record('parts').recompute, true);
+  assert.is(record('parts').micro_batch_tokens, tokens);
+  assert.ok(weights('parts').equals(weights('whole')), 'the resumed run ends with the same weights');
+  const { code, stderr } = await rlhf.run([...args, '--out', 'none', '--memory', '64K']);
+  assert.is(code, 1);
+  assert.match(stderr, /one pass take [\d.]+ MiB of device memory, but 0\.1 MiB are allowed/);
+  rlhf.remove();
+});
+
+test.run();
