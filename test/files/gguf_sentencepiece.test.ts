@@ -104,7 +104,7 @@ test('what is missing or malformed is named', async () => {
     const path = await written(...args);
     assert.throws(() => tokenizerOf(path), (error: unknown) => error instanceof UsageError && pattern.test(error.message));
   };
-  const tokens = (entries().find(({ key }) => key === 'tokenizer.ggml.tokens') as { value: string[] }).value;
+  const tokens = (entries().find(({ key }) => key === 'tokenizer.ggml.tokens') as { key: string; type: 'string[]'; value: readonly string[] }).value;
   await refused(/small\.gguf: tokenizer\.ggml\.scores: must be a list/, [], ['tokenizer.ggml.scores']);
   await refused(/tokenizer\.ggml\.token_type: must be a list/, [], ['tokenizer.ggml.token_type']);
   await refused(/tokenizer\.ggml\.scores: has 3 entries for 266 tokens/, [{ key: 'tokenizer.ggml.scores', type: 'f32[]', value: [0, 0, 0] }]);
