@@ -76,11 +76,11 @@ export function interleave(a, b) {
   return rows;
 }
 
-/** A task's first instance as one user turn; undefined for a task of classification, a long one, or one left out. */
+/** A task's first instance as a user's turn behind the wish for a short answer; undefined for a task of classification, a long one, or one left out. */
 export function instructionOf({ id, instruction, instances: [{ input }], is_classification: isClassification }) {
   const text = input === '' ? instruction.trim() : `${instruction.trim()}\n\n${input.trim()}`;
   if (isClassification || text.length > LONGEST_INSTRUCTION || LEFT_OUT.has(id)) return undefined;
-  return { messages: [{ role: 'user', content: text }] };
+  return { messages: [{ role: 'system', content: 'Answer in one short sentence.' }, { role: 'user', content: text }] };
 }
 
 function make(source, out) {

@@ -58,10 +58,11 @@ test('prose: held-out passages are not trained on', () => {
   assert.ok(characters > 840_000 && characters < 900_000, String(characters));
 });
 
-test('instructions are one short user turn each; held-out ones are others', () => {
+test('instructions are one short question each; held-out ones are others', () => {
   const asked = (name: string): string[] => read(name).map(({ messages }: { messages: { role: string; content: string }[] }) => {
-    assert.equal(messages.map(({ role }) => role), ['user']);
-    return messages[0].content;
+    assert.equal(messages.map(({ role }) => role), ['system', 'user']);
+    assert.is(messages[0].content, 'Answer in one short sentence.');
+    return messages[1].content;
   });
   const training = asked('instructions/prompts.jsonl');
   const heldOut = asked('instructions/held-out-prompts.jsonl');
@@ -72,8 +73,11 @@ test('instructions are one short user turn each; held-out ones are others', () =
 
 test('a task is an instruction and its first input; classification and long ones are left out', () => {
   const task = { id: 'x', instruction: 'Sort the list. ', instances: [{ input: '3, 1' }, { input: '2' }], is_classification: false };
-  assert.equal(instructionOf(task), { messages: [{ role: 'user', content: 'Sort the list.\n\n3, 1' }] });
-  assert.equal(instructionOf({ ...task, instances: [{ input: '' }] }), { messages: [{ role: 'user', content: 'Sort the list.' }] });
+  assert.equal(instructionOf(task).messages, [
+    { role: 'system', content: 'Answer in one short sentence.' },
+    { role: 'user', content: 'Sort the list.\n\n3, 1' },
+  ]);
+  assert.is(instructionOf({ ...task, instances: [{ input: '' }] }).messages[1].content, 'Sort the list.');
   assert.is(instructionOf({ ...task, is_classification: true }), undefined);
   assert.is(instructionOf({ ...task, instances: [{ input: 'x'.repeat(240) }] }), undefined);
   assert.is(instructionOf({ ...task, id: 'seed_task_120' }), undefined);
