@@ -45,6 +45,9 @@ def load(folder):
     if missing:
         raise ValueError(f"weights are missing or have another shape: {missing}")
     if is_adapter:
+        # The base's config may have its EOS as the padding, which transformers would not read a reward at: the rows here
+        # are not padded. (A reward model of its own names another padding in its config.)
+        model.config.pad_token_id = None
         from peft import PeftModel
         model = PeftModel.from_pretrained(model, folder)
         unread = [name for name, p in model.named_parameters() if "lora_B" in name and not p.any()]
