@@ -4,11 +4,11 @@
   rlhf logprobs --model DIR < answers.jsonl | python3 scripts/check-transformers.py DIR
   rlhf score    --model DIR < answers.jsonl | python3 scripts/check-transformers.py DIR
 
-Language models: the log-probabilities of every response token (same ids), and that AutoTokenizer gives the prompt's ids.
-Reward models: the reward, gain * (w.h) + bias, read by AutoModelForSequenceClassification itself; needs rows with
-"prompt" and "completion" as text. An adapter folder (adapter_config.json) is opened by PEFT on its base model.
+Language models: the log-probabilities of every response token (same ids), and that AutoTokenizer gives the prompt's ids, through
+the chat template where the prompt is a conversation. Reward models: the reward, gain * (w.h) + bias, read by
+AutoModelForSequenceClassification itself. An adapter folder (adapter_config.json) is opened by PEFT on its base model.
 Prints one JSON line with the largest differences. Exit 0: all within --tolerance; 1: not; 2: the folder does not load, or
-weights were missing (transformers fills these at random). Needs torch, transformers 4.57 (and peft 0.17). Nothing is downloaded.
+weights were missing (transformers fills these at random). Needs torch, transformers 4.57 or 5 (and peft 0.17 or newer). Nothing is downloaded.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def load(folder):
-    """The model in float32 (head included), its kind, its tokenizer, and bias and gain of the reward."""
+    """The model in float32 (head included), its kind, its tokenizer, what makes ids of completions, and bias and gain of the reward."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     adapter_path = os.path.join(folder, "adapter_config.json")
@@ -45,6 +45,9 @@ def load(folder):
     if missing:
         raise ValueError(f"weights are missing or have another shape: {missing}")
     if is_adapter:
+        # The base's config may have its EOS as the padding, which transformers would not read a reward at: the rows here
+        # are not padded. (A reward model of its own names another padding in its config.)
+        model.config.pad_token_id = None
         from peft import PeftModel
         model = PeftModel.from_pretrained(model, folder)
         unread = [name for name, p in model.named_parameters() if "lora_B" in name and not p.any()]
@@ -52,8 +55,24 @@ def load(folder):
     has_tokenizer = any(os.path.exists(os.path.join(path, "tokenizer.json")) for path in (folder, base))
     where = folder if os.path.exists(os.path.join(folder, "tokenizer.json")) else base
     tokenizer = AutoTokenizer.from_pretrained(where) if has_tokenizer else None
+    completion_ids = None
+    if has_tokenizer:
+        # As tokenizer.json has it: the LlamaTokenizer of transformers 5 puts another pre-tokenizer in its place, which
+        # reads a leading space otherwise than that file and transformers 4 do.
+        from tokenizers import Tokenizer
+        as_stored = Tokenizer.from_file(os.path.join(where, "tokenizer.json"))
+        completion_ids = lambda text: as_stored.encode(text, add_special_tokens=False).ids  # noqa: E731
     bias, gain = numbers.get("reward_bias", 0.0), numbers.get("reward_gain", 1.0)
-    return model.eval(), reward, tokenizer, bias, gain
+    return model.eval(), reward, tokenizer, completion_ids, bias, gain
+
+
+def prompt_ids(tokenizer, row):
+    """Ids of a row's prompt: a text with the tokenizer's own BOS, or a conversation through the chat template."""
+    asked = row.get("prompt", row.get("messages"))
+    if isinstance(asked, str):
+        return tokenizer(asked)["input_ids"]
+    text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def answers(row):
@@ -73,7 +92,7 @@ def main():
     options = parser.parse_args()
     import torch
     torch.set_num_threads(1)
-    model, reward, tokenizer, bias, gain = load(options.model)
+    model, reward, tokenizer, completion_ids, bias, gain = load(options.model)
     worst = compared = other_prompts = rows = 0
     for line in sys.stdin:
         if not line.strip():
@@ -84,7 +103,7 @@ def main():
             with torch.no_grad():
                 if reward:
                     completion, end, found = answer
-                    ids = tokenizer(row["prompt"])["input_ids"] + tokenizer(completion, add_special_tokens=False)["input_ids"]
+                    ids = prompt_ids(tokenizer, row) + completion_ids(completion)
                     if end == "stop":
                         ids.append(tokenizer.eos_token_id)
                     wanted = [gain * float(model(input_ids=torch.tensor([ids])).logits[0, 0]) + bias]
@@ -100,8 +119,8 @@ def main():
             worst = max([worst] + [abs(a - b) for a, b in zip(found, wanted)])
             if len(found) != len(wanted):
                 worst = float("inf")
-        if tokenizer and not reward and isinstance(row.get("prompt"), str):
-            other_prompts += tokenizer(row["prompt"])["input_ids"] != row["prompt_tokens"]
+        if tokenizer and not reward:
+            other_prompts += prompt_ids(tokenizer, row) != row["prompt_tokens"]
     ok = compared > 0 and worst <= options.tolerance and other_prompts == 0
     print(json.dumps({"model": options.model, "class": type(model).__name__, "rows": rows, "compared": compared,
                       "largest_difference": worst, "prompts_with_other_ids": other_prompts, "ok": ok}))

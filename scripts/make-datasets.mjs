@@ -5,7 +5,8 @@
 //   node scripts/make-datasets.mjs PATH [--out datasets]
 //
 // PATH holds e2e/sft-mini-6k.jsonl, e2e/sft-dev.jsonl (rows {"prompt","completion"}), e2e/kway.jsonl (rows {"prompt",
-// "completions":[{"text","quality_rel",…}]}), pretrain-text/tinyshakespeare.txt and pretrain-text/wikitext2.valid.txt.
+// "completions":[{"text","quality_rel",…}]}), pretrain-text/tinyshakespeare.txt, pretrain-text/wikitext2.valid.txt, and
+// self-instruct/seed_tasks.jsonl and user_oriented_instructions.jsonl (rows {"id","instruction","instances":[{"input"}]}).
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -17,6 +18,10 @@ const SPLIT_SEED = 0;
 const TRAINING_PROSE = 420_000; // characters of each source: about 400,000 tokens together at a vocabulary of 1,024
 const HELD_OUT_PROSE = 60_000;
 const TOKENIZER_PROSE = 125_000;
+const LONGEST_INSTRUCTION = 240; // characters: what a small model answers in a sentence
+const HELD_OUT_INSTRUCTIONS = 48;
+/** Tasks that ask for a stereotype, an insult, somebody's address or number: a demonstration does without. */
+const LEFT_OUT = new Set([3, 27, 54, 67, 77, 113, 115, 120, 149].map((number) => `seed_task_${number}`));
 
 /** A prompt as the model sees it: the meaning representation and a line break. */
 export const asPrompt = (meaning) => `${meaning}\n`;
@@ -71,6 +76,13 @@ export function interleave(a, b) {
   return rows;
 }
 
+/** A task's first instance as a user's turn behind the wish for a short answer; undefined for a task of classification, a long one, or one left out. */
+export function instructionOf({ id, instruction, instances: [{ input }], is_classification: isClassification }) {
+  const text = input === '' ? instruction.trim() : `${instruction.trim()}\n\n${input.trim()}`;
+  if (isClassification || text.length > LONGEST_INSTRUCTION || LEFT_OUT.has(id)) return undefined;
+  return { messages: [{ role: 'system', content: 'Answer in one short sentence.' }, { role: 'user', content: text }] };
+}
+
 function make(source, out) {
   const rowsOf = (name) => readFileSync(join(source, name), 'utf8').trim().split('\n').map((line) => JSON.parse(line));
   const write = (name, rows) => {
@@ -79,8 +91,7 @@ function make(source, out) {
     writeFileSync(join(out, name), bytes);
     console.log(`${name.padEnd(32)} ${String(rows.length).padStart(6)} rows ${String(bytes.length).padStart(9)} bytes`);
   };
-  mkdirSync(join(out, 'restaurants'), { recursive: true });
-  mkdirSync(join(out, 'prose'), { recursive: true });
+  for (const folder of ['restaurants', 'prose', 'instructions']) mkdirSync(join(out, folder), { recursive: true });
 
   const demonstration = ({ prompt, completion }) => ({ prompt: asPrompt(prompt), completion });
   const demonstrations = rowsOf('e2e/sft-mini-6k.jsonl').map(demonstration);
@@ -107,6 +118,11 @@ function make(source, out) {
   const spoken = demonstrations.map(({ prompt, completion }) => prompt + completion);
   const prose = interleave(take(trainingPlays, TOKENIZER_PROSE)[0], take(trainingArticles, TOKENIZER_PROSE)[0]);
   write('prose/vocabulary.jsonl.gz', texts([...spoken, ...prose]));
+
+  const tasks = ['seed_tasks', 'user_oriented_instructions'].flatMap((name) => rowsOf(`self-instruct/${name}.jsonl`));
+  const instructions = shuffled(tasks.map(instructionOf).filter(Boolean), generator(SPLIT_SEED));
+  write('instructions/prompts.jsonl', instructions.slice(HELD_OUT_INSTRUCTIONS));
+  write('instructions/held-out-prompts.jsonl', instructions.slice(0, HELD_OUT_INSTRUCTIONS));
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

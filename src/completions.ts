@@ -100,7 +100,8 @@ function zsh(commands: AnyCommand[]): string {
           `        '*:${quote(positional.value)}:${positional.choices ? `(${positional.choices.join(' ')})` : '_files'}'`,
         ]
       : [];
-    return `    ${command.name})\n      _arguments \\\n${[...lines, ...word].join(' \\\n')} ;;`;
+    const help = "        '--help[Explain the command]'";
+    return `    ${command.name})\n      _arguments \\\n${[...lines, help, ...word].join(' \\\n')} ;;`;
   });
   const names = commands.map(({ name, summary }) => `    '${name}:${quote(summary)}'`);
   return `#compdef rlhf
@@ -112,7 +113,11 @@ ${names.join('\n')}
     'completions:Completions for a shell'
     'help:Help'
   )
-  if (( CURRENT == 2 )); then _describe command commands; return; fi
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    _arguments '--help[List the commands]' '--version[Versions of the program and its parts]'
+    return
+  fi
   local command=$words[2]
   shift words
   (( CURRENT-- ))
@@ -128,16 +133,25 @@ if [ "$funcstack[1]" = _rlhf ]; then _rlhf "$@"; else compdef _rlhf rlhf; fi
 
 function fish(commands: AnyCommand[]): string {
   const quote = (text: string) => `'${text.replace(/['\\]/g, '\\$&')}'`;
+  const names = [...commands.map(({ name }) => name), 'completions', 'help'].join(' ');
+  const first = "complete -c rlhf -n '__rlhf_runs \"\"'";
   const lines = [
     '# rlhf completions fish > ~/.config/fish/completions/rlhf.fish',
-    'complete -c rlhf -n __fish_use_subcommand -f',
+    // The second word, and not any word as fish's own function has it: a folder may be called ppo.
+    'function __rlhf_runs',
+    '    set -l words (commandline -opc) ""',
+    '    test "$words[2]" = "$argv[1]"',
+    'end',
+    `${first} -f`,
+    `${first} -l help -d 'List the commands'`,
+    `${first} -l version -d 'Versions of the program and its parts'`,
   ];
-  for (const { name, summary } of commands)
-    lines.push(`complete -c rlhf -n __fish_use_subcommand -a ${name} -d ${quote(summary)}`);
-  lines.push('complete -c rlhf -n __fish_use_subcommand -a "completions help"');
-  lines.push(`complete -c rlhf -n "__fish_seen_subcommand_from completions" -f -a "${shells.join(' ')}"`);
+  for (const { name, summary } of commands) lines.push(`${first} -a ${name} -d ${quote(summary)}`);
+  lines.push(`${first} -a completions -d 'Completions for a shell'`, `${first} -a help -d 'Help'`);
+  lines.push(`complete -c rlhf -n '__rlhf_runs completions' -f -a '${shells.join(' ')}'`);
+  lines.push(`complete -c rlhf -n '__rlhf_runs help' -f -a '${names}'`);
   for (const command of commands) {
-    const seen = `complete -c rlhf -n "__fish_seen_subcommand_from ${command.name}"`;
+    const seen = `complete -c rlhf -n '__rlhf_runs ${command.name}'`;
     if (command.positional?.choices) lines.push(`${seen} -f -a "${command.positional.choices.join(' ')}"`);
     for (const [name, option] of Object.entries(command.options)) {
       const words = values(command, name, option);
@@ -145,6 +159,7 @@ function fish(commands: AnyCommand[]): string {
         option.type === 'flag' ? '' : words ? ` -x -a "${words.join(' ')}"` : isPath(option) ? ' -r -F' : ' -x';
       lines.push(`${seen} -l ${written(name, option).slice(2)}${value} -d ${quote(option.text)}`);
     }
+    lines.push(`${seen} -l help -d 'Explain the command'`);
   }
   return `${lines.join('\n')}\n`;
 }

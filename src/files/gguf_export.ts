@@ -1,10 +1,11 @@
 import { rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { UsageError } from '../errors.ts';
-import type { ModelConfig, PlannedTensor, RopeScaling } from '../model/config.ts';
+import type { ModelConfig, PlannedTensor } from '../model/config.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { asideName, outputError, releaseAside, syncPath } from './atomic.ts';
 import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
+import { ROTARY_FACTORS, rotaryFactors } from './gguf_rotary.ts';
 import { ggufTokenizer } from './gguf_tokenizer_export.ts';
 import { writeGguf, type GgufEntry, type NewGgufTensor } from './gguf_write.ts';
 import type { ModelFolder } from './model_folder.ts';
@@ -41,8 +42,8 @@ export async function exportGguf(
   ];
   const tensors = model.plan.map((planned) => newTensor(model, planned, storage));
   if (config.ropeScaling?.kind === 'llama3') {
-    const factors = rotaryFactors(config, config.ropeScaling);
-    tensors.unshift({ name: 'rope_freqs.weight', shape: [factors.length], type: 'F32', data: factors });
+    const factors = rotaryFactors(config.headDim, config.ropeTheta, config.ropeScaling);
+    tensors.unshift({ name: ROTARY_FACTORS, shape: [factors.length], type: 'F32', data: factors });
   }
   const aside = asideName(path, 'tmp');
   try {
@@ -93,18 +94,6 @@ function modelEntries(config: ModelConfig, file: string, name: string): GgufEntr
         ]
       : []),
   ];
-}
-
-/** By what Llama 3's scaling divides each rotary frequency [D/2]: 1 for short waves, the factor for long ones. */
-function rotaryFactors(config: ModelConfig, scaling: Extract<RopeScaling, { kind: 'llama3' }>): Float32Array {
-  const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling;
-  return Float32Array.from({ length: config.headDim / 2 }, (_, i) => {
-    const wavelength = 2 * Math.PI * config.ropeTheta ** ((2 * i) / config.headDim);
-    if (wavelength < originalContext / highFreqFactor) return 1;
-    if (wavelength > originalContext / lowFreqFactor) return factor;
-    const smooth = (originalContext / wavelength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
-    return 1 / ((1 - smooth) / factor + smooth);
-  });
 }
 
 function newTensor(model: ModelFolder, planned: PlannedTensor, storage: GgufStorage): NewGgufTensor {

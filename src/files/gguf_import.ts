@@ -11,7 +11,8 @@ import { outputError } from './atomic.ts';
 import { openGguf, type GgufFile } from './gguf.ts';
 import { GgufMetadata, shortestFloat } from './gguf_metadata.ts';
 import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
-import { tokenizerFromGguf } from './gguf_tokenizer.ts';
+import { llama3Scaling, ROTARY_FACTORS } from './gguf_rotary.ts';
+import { specialTokenIds, tokenizerFromGguf } from './gguf_tokenizer.ts';
 import { show } from './json.ts';
 import { writeModel } from './model_folder_write.ts';
 import { checkFinite } from './safetensors.ts';
@@ -58,14 +59,14 @@ export function configFromGguf(file: GgufFile): ModelConfig {
   const key = (name: string) => `${family}.${name}`;
   const embedding = file.tensors.get('token_embd.weight');
   if (!embedding) throw metadata.fail('tensor "token_embd.weight" is missing');
-  const id = (name: string) => metadata.number(`tokenizer.ggml.${name}_token_id`, undefined) ?? null;
+  const ids = specialTokenIds(metadata);
   const shared: Json = {
     model_type: family,
     vocab_size: embedding.shape[0],
     tie_word_embeddings: !file.tensors.has('output.weight'),
-    bos_token_id: id('bos'),
-    eos_token_id: id('eos'),
-    pad_token_id: id('padding'),
+    bos_token_id: ids.bos ?? null,
+    eos_token_id: ids.eos ?? null,
+    pad_token_id: ids.padding ?? null,
   };
   const own = family === 'gpt2' ? gpt2Keys(metadata, key) : llamaKeys(metadata, key, file);
   return configFromHf({ ...shared, ...own }, file.path);
@@ -85,9 +86,6 @@ function gpt2Keys(metadata: GgufMetadata, key: (name: string) => string): Json {
 function llamaKeys(metadata: GgufMetadata, key: (name: string) => string, file: GgufFile): Json {
   if (metadata.number(key('expert_count'), undefined))
     throw metadata.fail(`${key('expert_count')}: experts are not supported`);
-  if (file.tensors.has('rope_freqs.weight')) {
-    throw metadata.fail('tensor "rope_freqs.weight": rotary scaling of Llama 3 is not supported in GGUF');
-  }
   const width = metadata.number(key('embedding_length'));
   const heads = metadata.number(key('attention.head_count'));
   const headDim = metadata.number(key('attention.key_length'), undefined) ?? Math.floor(width / heads);
@@ -98,11 +96,7 @@ function llamaKeys(metadata: GgufMetadata, key: (name: string) => string, file: 
       `heads of ${headDim} channels with ${rotaryDim} rotary and ${valueDim} value channels are not supported`,
     );
   }
-  const scaling = metadata.text(key('rope.scaling.type'), undefined) ?? 'none';
-  if (scaling !== 'none' && scaling !== 'linear') {
-    throw metadata.fail(`${key('rope.scaling.type')} ${show(scaling)} is not supported (supported: none, linear)`);
-  }
-  const linear = () => ({ rope_type: 'linear', factor: shortestFloat(metadata.number(key('rope.scaling.factor'))) });
+  const theta = shortestFloat(metadata.number(key('rope.freq_base'), undefined) ?? 10000);
   return {
     hidden_size: width,
     intermediate_size: metadata.number(key('feed_forward_length')),
@@ -112,16 +106,48 @@ function llamaKeys(metadata: GgufMetadata, key: (name: string) => string, file: 
     head_dim: headDim,
     max_position_embeddings: metadata.number(key('context_length')),
     rms_norm_eps: shortestFloat(metadata.number(key('attention.layer_norm_rms_epsilon'))),
-    rope_theta: shortestFloat(metadata.number(key('rope.freq_base'), undefined) ?? 10000),
-    rope_scaling: scaling === 'linear' ? linear() : null,
+    rope_theta: theta,
+    rope_scaling: rotaryScaling(metadata, key, file, headDim, theta),
     attention_bias: file.tensors.has('blk.0.attn_q.bias'),
     mlp_bias: file.tensors.has('blk.0.ffn_up.bias'),
   };
 }
 
+/** config.json's rope_scaling; Llama 3's is told by a tensor of factors. */
+function rotaryScaling(
+  metadata: GgufMetadata,
+  key: (name: string) => string,
+  file: GgufFile,
+  headDim: number,
+  theta: number,
+): Json | null {
+  const kind = metadata.text(key('rope.scaling.type'), undefined) ?? 'none';
+  if (kind !== 'none' && kind !== 'linear') {
+    throw metadata.fail(`${key('rope.scaling.type')} ${show(kind)} is not supported (supported: none, linear)`);
+  }
+  if (!file.tensors.has(ROTARY_FACTORS)) {
+    return kind === 'none' ? null : { rope_type: kind, factor: shortestFloat(metadata.number(key('rope.scaling.factor'))) };
+  }
+  const factors = file.read(ROTARY_FACTORS);
+  if (kind === 'none' && factors.length === headDim / 2 && factors.every((factor) => factor === 1)) return null;
+  const scaling = kind === 'none' ? llama3Scaling(factors, headDim, theta) : undefined;
+  if (!scaling) {
+    const found = kind === 'none' ? `the factors [${[...factors.subarray(0, 4)].map(shortestFloat).join(', ')}, …]` : `factors beside ${kind} scaling`;
+    throw metadata.fail(`tensor "${ROTARY_FACTORS}": ${found} are not those of Llama 3's rotary scaling, the only kind supported`);
+  }
+  const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling;
+  return {
+    rope_type: 'llama3',
+    factor,
+    low_freq_factor: lowFreqFactor,
+    high_freq_factor: highFreqFactor,
+    original_max_position_embeddings: originalContext,
+  };
+}
+
 function checkTensors(file: GgufFile, plan: PlannedTensor[], config: ModelConfig): void {
   const metadata = new GgufMetadata(file);
-  const used = new Set<string>();
+  const used = new Set<string>(config.family === 'llama' ? [ROTARY_FACTORS] : []);
   for (const planned of plan) {
     const { name, shape } = ggufPlace(planned, config);
     const tensor = file.tensors.get(name);

@@ -1,5 +1,6 @@
 import type { GgufFile } from './gguf.ts';
 import { GgufMetadata } from './gguf_metadata.ts';
+import { sentencePieceParts } from './gguf_sentencepiece.ts';
 import { show } from './json.ts';
 
 type Json = Record<string, unknown>;
@@ -40,68 +41,87 @@ export const PRE_TOKENIZERS: Readonly<Record<string, { normalizer?: Json; preTok
 export const TOKEN_TYPES = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 const { unknown: UNKNOWN, control: CONTROL, userDefined: USER_DEFINED } = TOKEN_TYPES;
 
+/** What the two kinds of tokenizer have of their own in tokenizer.json. */
+export interface TokenizerParts {
+  normalizer: Json | null;
+  preTokenizer: Json | null;
+  decoder: Json;
+  /** "left right", the first to be joined first. */
+  merges: string[];
+  byteFallback: boolean;
+  ignoreMerges: boolean;
+  unknown: string | null;
+}
+
+/** The roles of tokens as llama.cpp names them, and what it takes in SentencePiece files that do not name them. */
+const ROLES = ['bos', 'eos', 'unknown', 'padding'] as const;
+const SENTENCE_PIECE_ROLES: Partial<Record<Role, number>> = { bos: 1, eos: 2, unknown: 0 };
+type Role = (typeof ROLES)[number];
+
+/** The ids of the tokens that have a role. */
+export function specialTokenIds(metadata: GgufMetadata): Partial<Record<Role, number>> {
+  const defaults = metadata.text('tokenizer.ggml.model', undefined) === 'llama' ? SENTENCE_PIECE_ROLES : {};
+  return Object.fromEntries(
+    ROLES.flatMap((role) => {
+      const id = metadata.number(`tokenizer.ggml.${role}_token_id`, undefined) ?? defaults[role];
+      return id === undefined ? [] : [[role, id]];
+    }),
+  );
+}
+
 /**
  * Rebuilds `tokenizer.json` and `tokenizer_config.json` (with the chat template) from a GGUF file's metadata.
  * @throws UsageError naming the file, and the tokenizer or the key that is not supported
  */
 export function tokenizerFromGguf(file: GgufFile): Record<string, string> {
   const metadata = new GgufMetadata(file);
-  const model = metadata.text('tokenizer.ggml.model');
-  if (model !== 'gpt2') {
+  const kind = metadata.text('tokenizer.ggml.model');
+  if (kind !== 'gpt2' && kind !== 'llama') {
     throw metadata.fail(
-      `tokenizer.ggml.model ${show(model)} is not supported (supported: gpt2, which is byte-level BPE)`,
-    );
-  }
-  const pre = metadata.text('tokenizer.ggml.pre', undefined) ?? 'gpt-2';
-  if (!Object.hasOwn(PRE_TOKENIZERS, pre)) {
-    throw metadata.fail(
-      `tokenizer.ggml.pre ${show(pre)} is not supported (supported: ${Object.keys(PRE_TOKENIZERS).join(', ')})`,
+      `tokenizer.ggml.model ${show(kind)} is not supported (supported: gpt2, which is byte-level BPE, and llama, SentencePiece)`,
     );
   }
   const tokens = metadata.texts('tokenizer.ggml.tokens');
-  const merges = metadata.texts('tokenizer.ggml.merges');
-  const types = metadata.has('tokenizer.ggml.token_type') ? metadata.numbers('tokenizer.ggml.token_type') : [];
   const vocabulary = new Map(tokens.map((token, id) => [token, id]));
   if (vocabulary.size !== tokens.length) throw metadata.fail('tokenizer.ggml.tokens: some token is there twice');
-  const unmerged = merges.find((merge) => !isMerge(merge, vocabulary));
-  if (unmerged !== undefined)
-    throw metadata.fail(`tokenizer.ggml.merges: ${show(unmerged)} does not join two tokens to one`);
+  const types = metadata.has('tokenizer.ggml.token_type') ? metadata.numbers('tokenizer.ggml.token_type') : [];
+  const parts = kind === 'llama' ? sentencePieceParts(metadata, vocabulary) : byteLevelParts(metadata, vocabulary);
 
-  const token = (name: string) => {
-    const id = metadata.number(`tokenizer.ggml.${name}_token_id`, undefined);
+  const ids = specialTokenIds(metadata);
+  const token = (role: Role) => {
+    const id = ids[role];
     if (id === undefined) return undefined;
-    if (tokens[id] === undefined) throw metadata.fail(`tokenizer.ggml.${name}_token_id ${id} is not in the vocabulary`);
+    if (tokens[id] === undefined) throw metadata.fail(`tokenizer.ggml.${role}_token_id ${id} is not in the vocabulary`);
     return tokens[id];
   };
   const [bos, eos, unk, pad] = [token('bos'), token('eos'), token('unknown'), token('padding')];
-  const addBos = metadata.flag('tokenizer.ggml.add_bos_token', false);
+  const addBos = metadata.flag('tokenizer.ggml.add_bos_token', kind === 'llama');
   const added = tokens.flatMap((content, id) => {
     const type = types[id];
     if (type !== CONTROL && type !== USER_DEFINED && type !== UNKNOWN && content !== eos) return [];
     const special = type !== USER_DEFINED;
     return [{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }];
   });
-  const { normalizer = null, preTokenizer } = PRE_TOKENIZERS[pre]!;
   const tokenizer = {
     version: '1.0',
     truncation: null,
     padding: null,
     added_tokens: added,
-    normalizer,
-    pre_tokenizer: preTokenizer,
+    normalizer: parts.normalizer,
+    pre_tokenizer: parts.preTokenizer,
     post_processor: addBos && bos !== undefined ? bosTemplate(bos, vocabulary.get(bos)!) : null,
-    decoder: { ...BYTE_LEVEL, add_prefix_space: true },
+    decoder: parts.decoder,
     model: {
       type: 'BPE',
       dropout: null,
-      unk_token: null,
+      unk_token: parts.unknown,
       continuing_subword_prefix: null,
       end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: pre === 'llama-bpe',
+      fuse_unk: parts.byteFallback,
+      byte_fallback: parts.byteFallback,
+      ignore_merges: parts.ignoreMerges,
       vocab: Object.fromEntries(vocabulary),
-      merges,
+      merges: parts.merges,
     },
   };
   const architecture = metadata.text('general.architecture');
@@ -124,8 +144,30 @@ export function tokenizerFromGguf(file: GgufFile): Record<string, string> {
   };
 }
 
+function byteLevelParts(metadata: GgufMetadata, vocabulary: ReadonlyMap<string, number>): TokenizerParts {
+  const pre = metadata.text('tokenizer.ggml.pre', undefined) ?? 'gpt-2';
+  if (!Object.hasOwn(PRE_TOKENIZERS, pre)) {
+    throw metadata.fail(
+      `tokenizer.ggml.pre ${show(pre)} is not supported (supported: ${Object.keys(PRE_TOKENIZERS).join(', ')})`,
+    );
+  }
+  const merges = metadata.texts('tokenizer.ggml.merges');
+  const unmerged = merges.find((merge) => !isMerge(merge, vocabulary));
+  if (unmerged !== undefined) throw metadata.fail(`tokenizer.ggml.merges: ${show(unmerged)} does not join two tokens to one`);
+  const { normalizer = null, preTokenizer } = PRE_TOKENIZERS[pre]!;
+  return {
+    normalizer,
+    preTokenizer,
+    decoder: { ...BYTE_LEVEL, add_prefix_space: true },
+    merges,
+    byteFallback: false,
+    ignoreMerges: pre === 'llama-bpe',
+    unknown: null,
+  };
+}
+
 /** "Ġt he": both parts and what they join to are tokens. */
-function isMerge(merge: string, vocabulary: Map<string, number>): boolean {
+function isMerge(merge: string, vocabulary: ReadonlyMap<string, number>): boolean {
   const [left, right, rest] = merge.split(' ');
   if (!left || !right || rest !== undefined) return false;
   return vocabulary.has(left) && vocabulary.has(right) && vocabulary.has(left + right);

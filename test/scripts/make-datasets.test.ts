@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert';
 
 const root = process.env.RLHF_ROOT ?? '.';
 const script = join(root, 'scripts/make-datasets.mjs');
-const { articlesOf, interleave, passagesOf, rankingOf, ranksOf, take } = await import(script);
+const { articlesOf, instructionOf, interleave, passagesOf, rankingOf, ranksOf, take } = await import(script);
 const read = (name: string) => {
   const bytes = readFileSync(join(root, 'datasets', name));
   const text = (name.endsWith('.gz') ? gunzipSync(bytes) : bytes).toString();
@@ -56,6 +56,31 @@ test('prose: held-out passages are not trained on', () => {
   assert.ok(disjoint(new Set(training), new Set(heldOut)));
   const characters = training.join('').length;
   assert.ok(characters > 840_000 && characters < 900_000, String(characters));
+});
+
+test('instructions are one short question each; held-out ones are others', () => {
+  const asked = (name: string): string[] => read(name).map(({ messages }: { messages: { role: string; content: string }[] }) => {
+    assert.equal(messages.map(({ role }) => role), ['system', 'user']);
+    assert.is(messages[0].content, 'Answer in one short sentence.');
+    return messages[1].content;
+  });
+  const training = asked('instructions/prompts.jsonl');
+  const heldOut = asked('instructions/held-out-prompts.jsonl');
+  assert.equal([training.length, heldOut.length], [250, 48]);
+  assert.is(new Set([...training, ...heldOut]).size, 298);
+  for (const text of [...training, ...heldOut]) assert.ok(text.length >= 10 && text.length <= 240, text);
+});
+
+test('a task is an instruction and its first input; classification and long ones are left out', () => {
+  const task = { id: 'x', instruction: 'Sort the list. ', instances: [{ input: '3, 1' }, { input: '2' }], is_classification: false };
+  assert.equal(instructionOf(task).messages, [
+    { role: 'system', content: 'Answer in one short sentence.' },
+    { role: 'user', content: 'Sort the list.\n\n3, 1' },
+  ]);
+  assert.is(instructionOf({ ...task, instances: [{ input: '' }] }).messages[1].content, 'Sort the list.');
+  assert.is(instructionOf({ ...task, is_classification: true }), undefined);
+  assert.is(instructionOf({ ...task, instances: [{ input: 'x'.repeat(240) }] }), undefined);
+  assert.is(instructionOf({ ...task, id: 'seed_task_120' }), undefined);
 });
 
 test('scores become ranks, equal scores a tie', () => {
