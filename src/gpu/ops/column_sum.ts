@@ -6,17 +6,19 @@ import { release, scratch, type Tensor } from '../tensor.ts';
 const BLOCK = 128; // rows a partial sum takes
 
 /**
- * grad [C] += Σ_rows of dy [N,C], as it is (bias), times the normalised input (norm weight: `x`, `stats` [N,2]), or times a
- * number a row (scalar head: `scale` [N]). Two stages in a fixed order.
+ * grad [C] += Σ_rows of dy [N,C], as it is (bias), times the normalised input (norm weight: `x`, `stats` [N,2]; with `bias` [C] += the
+ * plain sum in the same two dispatches), or times a number a row (scalar head: `scale` [N]). Two stages in a fixed order.
  */
-export function columnSum(grad: Tensor, dy: Tensor, terms: { x: Tensor; stats: Tensor } | { scale: Tensor } | 'plain'): void {
-  const kind = terms === 'plain' ? 'plain' : 'x' in terms ? 'normed' : 'scaled';
+export function columnSum(grad: Tensor, dy: Tensor, terms: { x: Tensor; stats: Tensor; bias?: Tensor } | { scale: Tensor } | 'plain'): void {
+  const bias = terms !== 'plain' && 'x' in terms ? terms.bias : undefined;
+  const kind = terms === 'plain' ? 'plain' : 'scale' in terms ? 'scaled' : bias ? 'layer' : 'normed';
   const blocks = Math.ceil(dy.rows / BLOCK);
   const ld = dy.stride / 4;
   const groups = Math.ceil(ld / 8);
-  const part = scratch(blocks, dy.cols, dy.stride);
+  const part = scratch(bias ? 2 * blocks : blocks, dy.cols, dy.stride);
   const more = terms === 'plain' ? [] : 'x' in terms ? [terms.x, terms.stats] : [terms.scale];
   launch(kernel('column_sum', source, { STAGE: 1, KIND: kind }), [dy, ...more, part], [dy.rows, ld, BLOCK, blocks], [groups, blocks]);
-  launch(kernel('column_sum', source, { STAGE: 2, KIND: '' }), [part, grad], [dy.rows, ld, BLOCK, blocks], [groups]);
+  const second = kernel('column_sum', source, { STAGE: 2, KIND: bias ? 'layer' : '' });
+  launch(second, [part, grad, ...(bias ? [bias] : [])], [dy.rows, ld, BLOCK, blocks], [groups, bias ? 2 : 1]);
   release(part);
 }

@@ -23,8 +23,8 @@ export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Param
     [x.rows, x.cols, ld, f32(eps)], groups);
   tape.push([x, stats], () => {
     const dy = tape.take(y);
-    if (weight.grad) columnSum(weight.grad, dy, { x, stats });
-    if (bias?.grad) columnSum(bias.grad, dy, 'plain');
+    if (weight.grad) columnSum(weight.grad, dy, { x, stats, bias: bias?.grad });
+    else if (bias?.grad) columnSum(bias.grad, dy, 'plain');
     const { gradient, add } = tape.target(x);
     launch(rowKernel('norm_grad', gradSource, lanes, { KIND: kind, ADD: add, ...own }).made, [x, weight.value, stats, dy, gradient],
       [x.rows, x.cols, ld], groups);
