@@ -27,6 +27,9 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% } } else {
   let b_column = p.b0 + nc;
   //% }
+  //% if (COLUMNS) {
+  var g = vec4f();
+  //% }
   let steps = (p.K + 3) / 4;
   for (var k = 0u; k < steps; k += ${DEPTH}) {
     //% for (let h = 0; h < DEPTH; h++) {
@@ -42,12 +45,18 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% } } else { for (let j = 4 * h; j < 4 * h + 4; j++) {
     let b${j} = b_at(b_column + ${row(j)} * p.ldb);
     //% } } }
+    //% if (COLUMNS) {
+    if (w.y == 0) { ${range(4 * DEPTH, (j) => `g += ${within(`b${j}`, `k * 4 + ${j} < p.K`)}; `)}}
+    //% }
     //% const spread = (i, j) => (MODE === 'tn' ? `a${j}.${'xyzw'[i & 3]}, ${i >> 2}` : `a${j >> 2}_${i >> 3}.${'xyzw'[j & 3]}, ${i & 7}`);
     //% for (let i = 0; i < TM; i++) {
     ${range(4 * DEPTH, (j) => `c${i} += subgroupBroadcast(${spread(i, j)}) * b${j}; `)}
     //% }
   }
   if (n < (p.N + 3) / 4) {
+    //% if (COLUMNS) {
+    if (w.y == 0) { G[n] += g; }
+    //% }
     //% if (usesBias) {
     let b0 = bias[n * p.bias];
     //% }

@@ -91,19 +91,32 @@ for (const mode of MODES) {
           store: Store,
           message: string,
           f: (p: number, i: number, c: number) => number,
-          u?: { tensor: Tensor; f: (p: number, i: number) => number },
+          u?: { tensor: Tensor; f: (p: number, i: number) => number } | { tensor: Tensor; of: (b: Float32Array) => void; expected: Float64Array },
         ): void => {
           const o = operands(mode, size, random);
           const c = store.kind === 'add' || store.kind === 'gelu_grad_more' ? o.C : junk(o.C);
           launches.push(() => matmul(mode, o.A, o.B, c, store));
           const result = o.product.map((p, i) => f(p, i, o.c0[i]));
           expectAt(c, n, `${label} ${message}`, result);
-          if (u) expectAt(u.tensor, n, `${label} ${message}: preactivation`, o.product.map(u.f));
+          if (u && 'of' in u) {
+            u.of(o.b);
+            expectAt(u.tensor, 1, `${label} ${message}: sums`, u.expected);
+          } else if (u) expectAt(u.tensor, n, `${label} ${message}: preactivation`, o.product.map(u.f));
         };
         // The small tiles for few rows share the stores' text with the large one: one store each shows them right.
         add({ kind: 'plain' }, 'plain', (p) => p);
         // Weight gradients: no other store is ever asked for.
-        if (mode === 'tn') add({ kind: 'add' }, 'add', (p, _, c) => c + p);
+        if (mode === 'tn') {
+          add({ kind: 'add' }, 'add', (p, _, c) => c + p);
+          const before = random.normals(n);
+          const columns = padded(before);
+          const sums = Float64Array.from({ length: columns.rows }, (_, j) => before[j] ?? 0);
+          add({ kind: 'add', columns }, 'add, with column sums', (p, _, c) => c + p, {
+            tensor: columns,
+            of: (b) => b.forEach((x, i) => (sums[i % n] += x)),
+            expected: sums,
+          });
+        }
         if (m <= 16 || mode === 'tn') continue;
         add({ kind: 'plain', bias: padded(bias) }, 'bias', (p, i) => p + bias[i % n]);
         add({ kind: 'residual', residual: matrix(residual, n) }, 'residual', (p, i) => p + residual[i]);

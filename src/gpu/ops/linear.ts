@@ -41,9 +41,9 @@ export function linear(tape: Tape, x: Tensor, w: Parameter, options: LinearOptio
 function weightGradients(x: Tensor, dy: Tensor, w: Parameter, layout: Layout, bias?: Parameter): void {
   if (w.grad) {
     if (layout === 'out_in') matmul('tn', dy, x, w.grad, { kind: 'add' });
-    else matmul('tn', x, dy, w.grad, { kind: 'add' });
+    else matmul('tn', x, dy, w.grad, { kind: 'add', columns: bias?.grad });
   }
-  if (bias?.grad) columnSum(bias.grad, dy, 'plain');
+  if (bias?.grad && !(w.grad && layout === 'in_out')) columnSum(bias.grad, dy, 'plain');
 }
 
 /**

@@ -6,6 +6,7 @@ import { kernel, type Kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
 import { f32, launch, mirrorOf } from '../program.ts';
 import { persistent, type Tensor } from '../tensor.ts';
+import { columnSum } from './column_sum.ts';
 
 /** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
 export type Mode = 'nn' | 'nt' | 'tn';
@@ -13,7 +14,8 @@ export type Mode = 'nn' | 'nt' | 'tn';
 export type Store =
   | { kind: 'plain'; bias?: Tensor }
   | { kind: 'residual'; bias?: Tensor; residual: Tensor }
-  | { kind: 'add'; scale?: number }
+  /** `columns` [N] += the sums of B's columns (mode tn): the gradient of a bias beside that of its matrix. */
+  | { kind: 'add'; scale?: number; columns?: Tensor }
   | { kind: 'gelu'; bias?: Tensor; preactivation: Tensor; act: 'tanh' | 'erf' }
   | { kind: 'gelu_grad'; preactivation: Tensor; act: 'tanh' | 'erf' }
   | { kind: 'gelu_more' | 'gelu_grad_more'; preactivation: Tensor; act: 'tanh' | 'erf'; scale?: number };
@@ -29,7 +31,8 @@ function noBias(): Tensor {
 }
 
 function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
-  const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '' };
+  const columns = 'columns' in store && store.columns !== undefined && readsTextures();
+  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns };
   if (!readsTextures()) {
     return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64, mirrored: false };
   }
@@ -62,6 +65,10 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   tensors.push(c);
   if (store.kind === 'gelu' || store.kind === 'gelu_more') tensors.push(store.preactivation);
   const scale = f32(('scale' in store ? store.scale : undefined) ?? 1);
+  const columns = 'columns' in store ? store.columns : undefined;
+  if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
+  if (columns && mirrored) tensors.push(columns);
+  else if (columns) columnSum(columns, b, 'plain');
   const starts = tensors.flatMap((t) => ('first' in t ? [t.first] : []));
   launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale, ...starts],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
