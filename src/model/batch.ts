@@ -1,7 +1,7 @@
 import { attentionTile, attentionTiles } from '../gpu/ops/attention.ts';
-import { occurrencesOf } from '../gpu/ops/embedding.ts';
+import { occurrencesOf, type Occurrences } from '../gpu/ops/embedding.ts';
 import { NONE } from '../gpu/ops/gather.ts';
-import { destroy, persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import { destroy, persistent, Tensor, upload } from '../gpu/tensor.ts';
 import type { ModelConfig } from './config.ts';
 import type { PackedTokens } from './decoder.ts';
 
@@ -130,32 +130,44 @@ export class BatchTensors {
   readonly keys: Tensor;
   private readonly tileCount: number;
 
-  constructor(readonly shape: BatchShape, config: ModelConfig, private readonly training: boolean) {
+  /**
+   * @param within tensors for batches at least as large, whose memory these share: batches run one after the other, and each is
+   *   uploaded right before it runs
+   */
+  constructor(readonly shape: BatchShape, config: ModelConfig, private readonly training: boolean, private readonly within?: BatchTensors) {
     const { tokens, picks, rows } = shape;
+    const part = (whole: Tensor | undefined, count: number, cols: number): Tensor =>
+      (whole ? new Tensor(whole.buffer, count, cols, cols) : persistent(count, cols, cols));
     const { lanes, queries } = attentionTile(config.headDim);
-    const column = (n: number): Tensor => persistent(n, 1, 1);
     // A row adds at most one unfilled tile; a row of padding does so only where its length is no multiple of a tile.
     const padLength = Math.min(PAD_ROW, config.context);
     const unfilled = padLength % (lanes * queries) === 0 ? 1 : Math.ceil(tokens / padLength);
     this.tileCount = Math.ceil(tokens / (lanes * queries)) + rows + unfilled;
-    const runs = (ids: number): { runs: Tensor; order: Tensor } | undefined =>
-      training ? { runs: persistent(Math.min(tokens, ids), 4), order: column(tokens) } : undefined;
+    const runs = (ids: number, whole: Occurrences | undefined): Occurrences | undefined =>
+      training ? { runs: part(whole?.runs, Math.min(tokens, ids), 4), order: part(whole?.order, tokens, 1) } : undefined;
+    const all = within?.tokens;
     this.tokens = {
-      ids: column(tokens),
-      positions: column(tokens),
-      tiles: persistent(this.tileCount, 4),
-      idRuns: runs(config.vocabSize),
-      positionRuns: config.positions === 'learned' ? runs(config.context) : undefined,
+      ids: part(all?.ids, tokens, 1),
+      positions: part(all?.positions, tokens, 1),
+      tiles: part(all?.tiles, this.tileCount, 4),
+      idRuns: runs(config.vocabSize, all?.idRuns),
+      positionRuns: config.positions === 'learned' ? runs(config.context, all?.positionRuns) : undefined,
     };
-    this.index = column(picks);
-    this.inverse = column(tokens);
-    this.targets = column(picks);
-    this.weights = persistent(picks, 2, 2);
-    this.keys = persistent(tokens, 2, 2);
+    this.index = part(within?.index, picks, 1);
+    this.inverse = part(within?.inverse, tokens, 1);
+    this.targets = part(within?.targets, picks, 1);
+    this.weights = part(within?.weights, picks, 2);
+    this.keys = part(within?.keys, tokens, 2);
   }
 
-  /** Frees the device's memory. */
+  /** Whether tensors for batches of a shape may lie within these. */
+  covers({ tokens, picks, rows }: BatchShape): boolean {
+    return tokens <= this.shape.tokens && picks <= this.shape.picks && rows <= this.shape.rows;
+  }
+
+  /** Frees the device's memory, unless it is shared. */
   dispose(): void {
+    if (this.within) return;
     const { tokens } = this;
     const runs = [tokens.idRuns, tokens.positionRuns].flatMap((each) => (each ? [each.runs, each.order] : []));
     destroy(tokens.ids, tokens.positions, tokens.tiles, ...runs, this.index, this.inverse, this.targets, this.weights, this.keys);

@@ -42,7 +42,9 @@ export const MOST_PASSES = 64;
 
 /** Recorded passes of one kind over one model, made when a batch of a new shape comes. */
 export class Passes<Extra = unknown> {
-  private readonly made = new Recent<Promise<Pass<Extra>>>(MOST_PASSES, (pass) => void pass.then(dispose));
+  private readonly made = new Recent<Promise<Pass<Extra>>>(MOST_PASSES, (pass) => void pass.then((old) => this.dispose(old)));
+  /** Input tensors within which later ones lie where they are large enough. */
+  private inputs?: BatchTensors;
   /** Tokens of all batches that have run, and what they were rounded up to. */
   readonly ran = { tokens: 0, rounded: 0 };
 
@@ -66,10 +68,17 @@ export class Passes<Extra = unknown> {
     return pass;
   }
 
+  private dispose({ input, stats, scores, gradient, extra }: Pass<Extra>): void {
+    if (input !== this.inputs) input.dispose();
+    const own = extra && typeof extra === 'object' ? Object.values(extra).filter((value) => value instanceof Tensor) : [];
+    destroy(stats, scores, gradient, ...own);
+  }
+
   private async make(shape: BatchShape): Promise<Pass<Extra>> {
     const { decoder, options } = this;
     const training = options.training ?? false;
-    const input = new BatchTensors(shape, decoder.config, training);
+    const input = new BatchTensors(shape, decoder.config, training, this.inputs?.covers(shape) ? this.inputs : undefined);
+    this.inputs ??= input;
     const reward = decoder.weights.head === 'reward';
     const tensors: PassTensors = {
       input,
@@ -126,12 +135,6 @@ function largestFirst(batches: Iterable<readonly PackRow[]>): BatchShape[] {
     shapes.set(`${shape.tokens}/${shape.picks}/${shape.rows}`, shape);
   }
   return [...shapes.values()].sort((a, b) => b.tokens - a.tokens || b.picks - a.picks || b.rows - a.rows);
-}
-
-function dispose({ input, stats, scores, gradient, extra }: Pass<unknown>): void {
-  input.dispose();
-  const own = extra && typeof extra === 'object' ? Object.values(extra as object).filter((value) => value instanceof Tensor) : [];
-  destroy(stats, scores, gradient, ...own);
 }
 
 /** Padding that passes have run over, for each real token: 0.05 where 105 tokens were computed for 100. */

@@ -37,6 +37,7 @@ const CONFIGURATIONS: string[][] = [
   pretrain('gpt2', 'vocabulary', LARGE_VOCABULARY),
   pretrain('llama', 'deep', DEEP, '--hidden', '128'),
   pretrain('llama', 'deep-again', DEEP, '--hidden', '128', '--memory', '18M'),
+  pretrain('llama', 'deep-recomputed', DEEP, '--hidden', '128', '--memory', '7M'),
   sft('sft', '--model', 'llama'),
   sft('sft-gpt2', '--model', 'gpt2', '--dropout', '0.1', '--eval-data', 'demonstrations.jsonl'),
   sft('sft-lora', '--model', 'llama', ...LORA),
@@ -54,6 +55,7 @@ const CONFIGURATIONS: string[][] = [
 test('the estimate is within 15 % of what is allocated at most, for every kind of run', async () => {
   const table: string[] = [];
   const wrong: string[] = [];
+  const recomputed: string[] = [];
   for (const args of CONFIGURATIONS) {
     const summary = jsonLines(await rlhf.succeed([...args, '--quiet'])).at(-1)!;
     const record = JSON.parse(readFileSync(rlhf.path(summary.out, 'rlhf.json'), 'utf8'));
@@ -64,10 +66,12 @@ test('the estimate is within 15 % of what is allocated at most, for every kind o
     const line = `${summary.out}: estimated ${(estimated / 2 ** 20).toFixed(2)} MiB, measured ${(peak / 2 ** 20).toFixed(2)} MiB, `
       + `ratio ${(estimated / peak).toFixed(3)}, over the minimum ${(peak / minimum).toFixed(3)}, padding ${summary.padding}, ${record.micro_batch_tokens} ${record.recompute}`;
     table.push(line);
+    if (record.recompute) recomputed.push(summary.out);
     if (process.env.RLHF_TABLE) writeFileSync(process.env.RLHF_TABLE, `${table.join('\n')}\n`);
     if (!(Math.abs(estimated / peak - 1) <= 0.15)) wrong.push(line);
   }
   assert.equal(wrong, []);
+  assert.equal(recomputed, ['deep-recomputed']);
 });
 
 test.after(() => rlhf.remove());
