@@ -72,6 +72,7 @@ const forms: Form[] = [
   ...products,
   added('nn'),
   added('tn'),
+  { ...added('tn'), what: 'tn of many tokens, added', size: [67, 43, 1100] }, // GPUs split K
   {
     what: 'bias and residual',
     mode: 'nt',
@@ -101,5 +102,5 @@ async function check({ what, mode, size: [m, n, k], store, result, preactivation
 }
 
 export const matmulTests: KernelTest[] = [
-  { name: 'matmul', kernels: ['matmul', 'matmul_broadcast', 'matmul_tiled'], run: async () => (await Promise.all(forms.map(check))).flat() },
+  { name: 'matmul', kernels: ['matmul', 'matmul_broadcast', 'matmul_split', 'matmul_tiled'], run: async () => (await Promise.all(forms.map(check))).flat() },
 ];

@@ -1,10 +1,13 @@
 import source from '../../../kernels/matmul.wgsl';
 import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
+import splitSource from '../../../kernels/matmul_split.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { f32, launch } from '../program.ts';
-import { persistent, type Tensor } from '../tensor.ts';
+import { spread } from '../tape.ts';
+import { persistent, release, scratch, type Tensor } from '../tensor.ts';
+import { splitFor, tileFor } from './matmul_forms.ts';
 
 /** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
 export type Mode = 'nn' | 'nt' | 'tn';
@@ -27,13 +30,34 @@ function noBias(): Tensor {
   return zero;
 }
 
-function pick(mode: Mode, store: Store, rows: number): { kernel: Kernel; tileRows: number; tileCols: number } {
+function tiled(constants: Record<string, string | number>, m: number, n: number): { kernel: Kernel; tileRows: number; tileCols: number } {
+  const { rows, cols, threadRows, threadCols } = tileFor(m, n);
+  const all = { ...constants, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols };
+  return { kernel: kernel('matmul', `${source}\n${tiledSource}`, all), tileRows: rows, tileCols: cols };
+}
+
+/** A weight gradient in parts of K, summed in order: C = P or C += scale · P. False where one part is enough. */
+function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [number, number, number]): boolean {
+  if (!(store.kind === 'add' || (store.kind === 'plain' && !store.bias))) return false;
+  const { parts, chunk } = splitFor('tn', m, n, k);
+  if (parts === 1) return false;
+  const { kernel: made, tileRows, tileCols } = tiled({ MODE: 'tn', STORE: 'part', ACT: '' }, m, n);
+  const part = scratch(parts * m, n);
+  launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, part.stride / 4, 0, f32(1), chunk],
+    [Math.ceil(n / tileCols), Math.ceil(m / tileRows), parts]);
+  const size = (m * part.stride) / 4;
+  const scale = f32((store.kind === 'add' ? store.scale : undefined) ?? 1);
+  launch(kernel('matmul_split', splitSource, { ADD: store.kind === 'add' }), [part, c],
+    [size, parts, part.stride / 4, c.stride / 4, scale], spread(size));
+  release(part);
+  return true;
+}
+
+function pick(mode: Mode, store: Store, m: number, n: number): { kernel: Kernel; tileRows: number; tileCols: number } {
   const constants: Record<string, string | number> = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '' };
-  if (gpu().subgroup !== 8) {
-    return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64 };
-  }
+  if (gpu().subgroup !== 8) return tiled(constants, m, n);
   // Small tiles for few rows: each result is still summed over K in the same order.
-  const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
+  const tileRows = mode !== 'tn' && m <= 8 ? 8 : mode !== 'tn' && m <= 16 ? 16 : 32;
   return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, FORM: 'broadcast', TM: tileRows }), tileRows, tileCols: 32 };
 }
 
@@ -48,7 +72,8 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
     throw new Error(`matmul ${mode}: [${a.rows},${a.cols}] · [${b.rows},${b.cols}] → [${c.rows},${c.cols}]`);
   }
   if (m === 0 || n === 0) return;
-  const { kernel: made, tileRows, tileCols } = pick(mode, store, m);
+  if (mode === 'tn' && gpu().subgroup !== 8 && splitMatmul(a, b, c, store, [m, n, k])) return;
+  const { kernel: made, tileRows, tileCols } = pick(mode, store, m, n);
   const tensors = [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
