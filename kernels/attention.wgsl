@@ -3,7 +3,7 @@
 // share a key head. TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
 // length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
 // Dispatch (T, H), LANES lanes: lane = query, QUERIES of them a lane; keys are taken 8 at a time from the row's start and
-// spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory otherwise), so the order
+// spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory, KEYS at a time, otherwise), so the order
 // of summation depends on the place in the row alone.
 //% const D4 = Math.ceil(D / 4), vec = D % 4 === 0, wide = SUBGROUP !== 8;
 //% const list = (n) => [...Array(n).keys()];
@@ -32,8 +32,8 @@ fn head(base: u32, j: u32) -> vec4f {
 }
 //% }
 //% if (wide) {
-var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
-var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
+var<workgroup> Ks: array<vec4f, ${KEYS * D4}>;
+var<workgroup> Vs: array<vec4f, ${KEYS * D4}>;
 //% }
 const LOWEST = -1e30;
 
@@ -57,22 +57,23 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var m${q} = LOWEST;
   var z${q} = 0.0;
   //% }
-  for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
+  for (var j0 = 0u; j0 <= last; j0 += ${KEYS}) {
+    //% if (wide) {
+    workgroupBarrier();
+    for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
+      let base = (row + min(j0 + e / ${D4}, length - 1)) * p.ld;
+      Ks[e] = head(base + kcol, e % ${D4});
+      Vs[e] = head(base + vcol, e % ${D4});
+    }
+    workgroupBarrier();
+    for (var x0 = 0u; x0 < ${KEYS} && j0 + x0 <= last; x0 += 8) {
+    let j1 = j0 + x0;
+    //% } else {
     let base = (row + min(j0 + s, length - 1)) * p.ld;
     //% for (const j of list(D4)) {
     let k${j} = head(base + kcol, ${j});
     let v${j} = head(base + vcol, ${j});
     //% }
-    //% if (wide) {
-    workgroupBarrier();
-    //% for (const j of list(D4)) {
-    Ks[s * ${D4} + ${j}] = k${j};
-    Vs[s * ${D4} + ${j}] = v${j};
-    //% }
-    workgroupBarrier();
-    for (var x0 = 0u; x0 < ${LANES} && j0 + x0 <= last; x0 += 8) {
-    let j1 = j0 + x0;
-    //% } else {
     let j1 = j0;
     //% }
     //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
