@@ -3,7 +3,7 @@
 // share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0). TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
 // length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
 // Dispatch (T, H), LANES lanes: lane = query, QUERIES of them a lane; keys are taken 8 at a time from the row's start and
-// spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory otherwise), so the order
+// spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory, KEYS at a time, otherwise), so the order
 // of summation depends on the place in the row alone.
 //% const wide = SUBGROUP !== 8;
 //% if (!wide) {
@@ -18,8 +18,8 @@ ${reads(1, 'QKV')}
 
 ${heads('QKV')}
 //% if (wide) {
-var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
-var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
+var<workgroup> Ks: array<vec4f, ${KEYS * D4}>;
+var<workgroup> Vs: array<vec4f, ${KEYS * D4}>;
 //% }
 const LOWEST = -1e30;
 
@@ -43,23 +43,24 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var m${q} = LOWEST;
   var z${q} = 0.0;
   //% }
-  for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
+  for (var j0 = 0u; j0 <= last; j0 += ${KEYS}) {
+    //% if (wide) {
+    workgroupBarrier();
+    for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
+      let base = (row + min(j0 + e / ${D4}, length - 1)) * p.ld + p.qkv0;
+      Ks[e] = head_QKV(base + kcol, e % ${D4});
+      Vs[e] = head_QKV(base + vcol, e % ${D4});
+    }
+    workgroupBarrier();
+    for (var x0 = 0u; x0 < ${KEYS} && j0 + x0 <= last; x0 += 8) {
+    let j1 = j0 + x0;
+    //% } else {
+    let j1 = j0;
     let base = (row + min(j0 + s, length - 1)) * p.ld + p.qkv0;
     //% for (const j of list(D4)) {
     let k${j} = head_QKV(base + kcol, ${j});
     let v${j} = head_QKV(base + vcol, ${j});
     //% }
-    //% if (wide) {
-    workgroupBarrier();
-    //% for (const j of list(D4)) {
-    Ks[s * ${D4} + ${j}] = k${j};
-    Vs[s * ${D4} + ${j}] = v${j};
-    //% }
-    workgroupBarrier();
-    for (var x0 = 0u; x0 < ${LANES} && j0 + x0 <= last; x0 += 8) {
-    let j1 = j0 + x0;
-    //% } else {
-    let j1 = j0;
     //% }
     //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
     //% for (const q of list(QUERIES)) { for (const x of list(8)) {

@@ -1,7 +1,8 @@
 // attention_grad_kv: gradients of keys and values, summed over the GROUP query heads that share them. With
 // p_t = exp(q_t·k·scale − L_t):   dv = Σ_{t ≥ j} p_t do_t      dk = scale · Σ_{t ≥ j} p_t (do_t·v − DELTA_t) q_t
 // Inputs as in attention_grad_q.wgsl; writes the key and value columns of DQKV.
-// Dispatch (T · QUERIES, key heads), LANES lanes: lane = key, queries are taken 8 at a time from the tile's first key on.
+// Dispatch (T · QUERIES, key heads), LANES lanes: lane = key, queries are taken 8 at a time from the tile's first key on,
+// staged in workgroup memory KEYS at a time where SUBGROUP is not 8.
 //% const wide = SUBGROUP !== 8;
 //% if (!wide) {
 enable subgroups;
@@ -16,9 +17,9 @@ ${reads(4, 'DO')}
 @group(0) @binding(6) var<uniform> p: P;
 ${heads('QKV', 'DO')}
 //% if (wide) {
-var<workgroup> Qs: array<vec4f, ${LANES * D4}>;
-var<workgroup> Gs: array<vec4f, ${LANES * D4}>;
-var<workgroup> Ls: array<vec2f, ${LANES}>;
+var<workgroup> Qs: array<vec4f, ${KEYS * D4}>;
+var<workgroup> Gs: array<vec4f, ${KEYS * D4}>;
+var<workgroup> Ls: array<vec2f, ${KEYS}>;
 //% }
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
@@ -38,24 +39,28 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var dv${j} = vec4f();
   //% }
   for (var h = w.y * p.group; h < (w.y + 1) * p.group; h++) {
-    for (var i0 = first; i0 < length; i0 += ${LANES}) {
+    for (var i0 = first; i0 < length; i0 += ${KEYS}) {
+      //% if (wide) {
+      workgroupBarrier();
+      for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
+        let query = row + min(i0 + e / ${D4}, length - 1);
+        Qs[e] = head_QKV(p.qkv0 + query * p.ld + h * ${D}, e % ${D4});
+        Gs[e] = head_DO(p.do0 + query * p.ldo + h * ${D}, e % ${D4});
+      }
+      for (var e = s; e < ${KEYS}; e += ${LANES}) {
+        let query = row + min(i0 + e, length - 1);
+        Ls[e] = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
+      }
+      workgroupBarrier();
+      for (var x0 = 0u; x0 < ${KEYS} && i0 + x0 < length; x0 += 8) {
+      let i1 = i0 + x0;
+      //% } else {
       let query = row + min(i0 + s, length - 1);
       //% for (const j of list(D4)) {
       let q${j} = head_QKV(p.qkv0 + query * p.ld + h * ${D}, ${j});
       let g${j} = head_DO(p.do0 + query * p.ldo + h * ${D}, ${j});
       //% }
       let ld = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
-      //% if (wide) {
-      workgroupBarrier();
-      //% for (const j of list(D4)) {
-      Qs[s * ${D4} + ${j}] = q${j};
-      Gs[s * ${D4} + ${j}] = g${j};
-      //% }
-      Ls[s] = ld;
-      workgroupBarrier();
-      for (var x0 = 0u; x0 < ${LANES} && i0 + x0 < length; x0 += 8) {
-      let i1 = i0 + x0;
-      //% } else {
       let i1 = i0;
       //% }
       //% const spread = (name, j, x) => wide ? `${name === 'q' ? 'Qs' : 'Gs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;

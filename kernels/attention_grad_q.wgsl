@@ -17,8 +17,8 @@ ${reads(4, 'DO')}
 @group(0) @binding(7) var<uniform> p: P;
 ${heads('QKV', 'O', 'DO')}
 //% if (wide) {
-var<workgroup> Ks: array<vec4f, ${LANES * D4}>;
-var<workgroup> Vs: array<vec4f, ${LANES * D4}>;
+var<workgroup> Ks: array<vec4f, ${KEYS * D4}>;
+var<workgroup> Vs: array<vec4f, ${KEYS * D4}>;
 //% }
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
@@ -41,23 +41,24 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var d${j} = vec4f();
   //% }
   let lse = L[token * p.H + h];
-  for (var j0 = 0u; j0 <= last; j0 += ${LANES}) {
+  for (var j0 = 0u; j0 <= last; j0 += ${KEYS}) {
+    //% if (wide) {
+    workgroupBarrier();
+    for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
+      let base = p.qkv0 + (row + min(j0 + e / ${D4}, length - 1)) * p.ld;
+      Ks[e] = head_QKV(base + kcol, e % ${D4});
+      Vs[e] = head_QKV(base + vcol, e % ${D4});
+    }
+    workgroupBarrier();
+    for (var x0 = 0u; x0 < ${KEYS} && j0 + x0 <= last; x0 += 8) {
+    let j1 = j0 + x0;
+    //% } else {
+    let j1 = j0;
     let base = p.qkv0 + (row + min(j0 + s, length - 1)) * p.ld;
     //% for (const j of list(D4)) {
     let k${j} = head_QKV(base + kcol, ${j});
     let v${j} = head_QKV(base + vcol, ${j});
     //% }
-    //% if (wide) {
-    workgroupBarrier();
-    //% for (const j of list(D4)) {
-    Ks[s * ${D4} + ${j}] = k${j};
-    Vs[s * ${D4} + ${j}] = v${j};
-    //% }
-    workgroupBarrier();
-    for (var x0 = 0u; x0 < ${LANES} && j0 + x0 <= last; x0 += 8) {
-    let j1 = j0 + x0;
-    //% } else {
-    let j1 = j0;
     //% }
     //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
     //% for (const x of list(8)) {

@@ -1,64 +1,119 @@
-// matmul_tiled: the product of matmul.wgsl (which stands before it) for GPUs. 256 threads, 128 × 64 results, 8 × 4 a thread,
-// K by 16 through workgroup memory. Dispatch (⌈N/64⌉, ⌈M/128⌉).
-var<workgroup> As: array<array<f32, 132>, 16>;  // [k][row]
-var<workgroup> Bs: array<array<vec4f, 17>, 16>; // [k][vec4 of columns]
-@compute @workgroup_size(256)
+// matmul_tiled: the product of matmul.wgsl (which stands before it) for GPUs. A workgroup makes TM × TN results through
+// workgroup memory, K by 16; a thread makes RT × 4·CT of them. Dispatch (⌈N/TN⌉, ⌈M/TM⌉, parts); parts is 1 but for
+// STORE part, where workgroup z sums p.chunk steps of K and matmul_split.wgsl adds the parts.
+// Each result is one chain of fma over k = 0, 1, 2, … whatever the tile, so the tile may follow the shape.
+// A step of K takes RT/4 + CT vec4 reads of workgroup memory for 4·RT·CT fma of scalars a thread:
+//   128×128 (8×8 a thread) 4 reads, 64 fma;  128×64, 64×64 (8×4) 3 reads, 32 fma;  32×64, 16×64 (4×4) 2 reads, 16 fma.
+// Reads have no bank conflicts (rows are one address for the threads of a column group, columns are neighbours); storing a
+// transposed 4 × 4 block has one of two ways, once in 16 steps. A thread stores whole vec4s: WGSL lets the store of one
+// component touch all four, so two threads must not share one.
+// Rows and columns past the edge are clamped once, before the loop, and not stored; only the last step looks at K's end.
+//% const NT = (TM / RT) * (TN / 4 / CT), NX = TN / 4 / CT;
+//% const rows = [...Array(RT).keys()], cols = [...Array(CT).keys()], four = [0, 1, 2, 3];
+fn a_at(i: u32) -> vec4f { return A[i]; }
+fn b_at(i: u32) -> vec4f { return B[i]; }
+var<workgroup> As: array<array<vec4f, ${TM / 4 + 1}>, 16>; // [k][vec4 of rows]
+var<workgroup> Bs: array<array<vec4f, ${TN / 4 + 1}>, 16>; // [k][vec4 of columns]
+@compute @workgroup_size(${NT})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
-  let tx = t % 16;
-  let ty = t / 16;
-  let n = w.x * 16 + tx;
-  let m0 = w.y * 128;
-  let n0 = w.x * 64;
-  //% for (let i = 0; i < 8; i++) {
-  var c${i} = vec4f();
+  let tx = t % ${NX};
+  let ty = t / ${NX};
+  let m0 = w.y * ${TM};
+  let n0 = w.x * ${TN};
+  //% for (const i of rows) { for (const j of cols) {
+  var c${i}_${j} = vec4f();
+  //% } }
+  //% if (STORE === 'part') {
+  let first = w.z * p.chunk;
+  let end = min(p.K, first + p.chunk);
+  //% } else {
+  let first = 0u;
+  let end = p.K;
   //% }
-  for (var k0 = 0u; k0 < p.K; k0 += 16) {
-    for (var q = 0u; q < 2; q++) {
-      let e = t + q * 256;
-      //% if (MODE === 'tn') {
-      let k = e / 32;
-      let r = (e % 32) * 4;
-      var v = vec4f();
-      if (k0 + k < p.K && (m0 + r) / 4 < p.lda) { v = A[(k0 + k) * p.lda + (m0 + r) / 4]; }
-      As[k][r] = v.x; As[k][r + 1] = v.y; As[k][r + 2] = v.z; As[k][r + 3] = v.w;
-      //% } else {
-      let r = e / 4;
-      let k = e % 4;
-      var v = vec4f();
-      if (m0 + r < p.M && k0 / 4 + k < p.lda) { v = A[(m0 + r) * p.lda + k0 / 4 + k]; }
-      As[k * 4][r] = v.x; As[k * 4 + 1][r] = v.y; As[k * 4 + 2][r] = v.z; As[k * 4 + 3][r] = v.w;
-      //% }
-    }
+  //% if (MODE !== 'tn') {
+  let ar = t / 4; // this thread's 4 × 4 block of A: rows m0 + 4·ar + (0…3), columns 4·(t % 4) + (0…3) of the step
+  //% for (const i of four) {
+  let a_row${i} = min(m0 + ar * 4 + ${i}, p.M - 1) * p.lda;
+  //% } }
+  //% if (MODE === 'nt') {
+  let bt = (t + ${NT - (TM % NT)}) % ${NT}; // threads that have no block of A come first
+  let br = n0 + (bt / 4) * 4;
+  //% for (const i of four) {
+  let b_row${i} = min(br + ${i}, p.N - 1) * p.ldb;
+  //% } }
+  for (var k0 = first; k0 < end; k0 += 16) {
+    let whole = k0 + 16 <= end;
+    //% if (MODE === 'tn') { for (let e = 0; e < TM * 4; e += NT) {
     {
-      //% if (MODE === 'nt') {
-      let r = t / 4;
-      let k = t % 4;
+      let k = (t + ${e}) / ${TM / 4};
+      let r = (t + ${e}) % ${TM / 4};
       var v = vec4f();
-      if (n0 + r < p.N && k0 / 4 + k < p.ldb) { v = B[(n0 + r) * p.ldb + k0 / 4 + k]; }
-      Bs[k * 4][r / 4][r % 4] = v.x; Bs[k * 4 + 1][r / 4][r % 4] = v.y;
-      Bs[k * 4 + 2][r / 4][r % 4] = v.z; Bs[k * 4 + 3][r / 4][r % 4] = v.w;
-      //% } else {
-      var v = vec4f();
-      if (k0 + ty < p.K && n < p.ldb) { v = B[(k0 + ty) * p.ldb + n]; }
-      Bs[ty][tx] = v;
+      if (whole || k0 + k < end) { v = a_at((k0 + k) * p.lda + min(m0 / 4 + r, p.lda - 1)); }
+      As[k][r] = v;
+    }
+    //% } } else {
+    if (t < ${TM}) {
+      let kq = t % 4;
+      //% for (const i of four) {
+      var v${i} = vec4f();
+      //% }
+      if (whole || k0 / 4 + kq < p.lda) {
+        //% for (const i of four) {
+        v${i} = a_at(a_row${i} + k0 / 4 + kq);
+        //% }
+      }
+      //% for (const i of four) {
+      As[kq * 4 + ${i}][ar] = vec4f(${four.map((j) => `v${j}.${'xyzw'[i]}`).join(', ')});
       //% }
     }
+    //% }
+    //% if (MODE === 'nt') {
+    if (bt < ${TN}) {
+      let kq = bt % 4;
+      //% for (const i of four) {
+      var v${i} = vec4f();
+      //% }
+      if (whole || k0 / 4 + kq < p.ldb) {
+        //% for (const i of four) {
+        v${i} = select(vec4f(), b_at(b_row${i} + k0 / 4 + kq), br + ${i} < p.N); // C's padding comes out zero
+        //% }
+      }
+      //% for (const i of four) {
+      Bs[kq * 4 + ${i}][bt / 4] = vec4f(${four.map((j) => `v${j}.${'xyzw'[i]}`).join(', ')});
+      //% }
+    }
+    //% } else { for (let e = 0; e < TN * 4; e += NT) {
+    {
+      let k = (t + ${e}) / ${TN / 4};
+      let r = (t + ${e}) % ${TN / 4};
+      var v = vec4f();
+      if (whole || k0 + k < end) { v = b_at((k0 + k) * p.ldb + min(n0 / 4 + r, p.ldb - 1)); }
+      Bs[k][r] = v;
+    }
+    //% } }
     workgroupBarrier();
     for (var k = 0u; k < 16; k++) {
-      let b = Bs[k][tx];
-      //% for (let i = 0; i < 8; i++) {
-      c${i} = fma(vec4f(As[k][ty * 8 + ${i}]), b, c${i});
-      //% }
+      //% for (let i = 0; i < RT / 4; i++) {
+      let a${i} = As[k][ty * ${RT / 4} + ${i}];
+      //% } for (const j of cols) {
+      let b${j} = Bs[k][tx + ${j * NX}];
+      //% } for (const i of rows) { for (const j of cols) {
+      c${i}_${j} = fma(vec4f(a${i >> 2}.${'xyzw'[i & 3]}), b${j}, c${i}_${j});
+      //% } }
     }
     workgroupBarrier();
   }
-  let r0 = m0 + ty * 8;
-  if (n < (p.N + 3) / 4) {
-    //% if (usesBias) {
-    let b0 = bias[n * p.bias];
-    //% }
-    //% for (let i = 0; i < 8; i++) {
-    if (r0 + ${i} < p.M) { ${store(`(r0 + ${i})`, `c${i}`)} }
-    //% }
+  let r0 = m0 + ty * ${RT};
+  //% for (const j of cols) {
+  {
+    let n = w.x * ${TN / 4} + tx + ${j * NX};
+    if (n < (p.N + 3) / 4) {
+      //% if (usesBias) {
+      let b0 = bias[n * p.bias];
+      //% } for (const i of rows) {
+      if (r0 + ${i} < p.M) { ${store(`(r0 + ${i})`, `c${i}_${j}`)} }
+      //% }
+    }
   }
+  //% }
 }

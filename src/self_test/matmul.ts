@@ -74,6 +74,7 @@ const forms: Form[] = [
   ...products,
   added('nn'),
   added('tn'),
+  { ...added('tn'), what: 'tn of many tokens, added', size: [67, 43, 1100] }, // GPUs split K
   {
     what: 'bias and residual',
     mode: 'nt',
@@ -115,6 +116,6 @@ async function check({ what, mode, size: [m, n, k], store, result, preactivation
   ];
 }
 
-export const matmulTests: KernelTest[] = inBoth('matmul', ['matmul', 'matmul_broadcast', 'matmul_tiled'], async (storage) =>
+export const matmulTests: KernelTest[] = inBoth('matmul', ['matmul', 'matmul_broadcast', 'matmul_split', 'matmul_tiled'], async (storage) =>
   (await Promise.all((storage === 'f16' ? halfForms(forms) : forms).map((form) => check(form, storage)))).flat(),
 );

@@ -60,6 +60,19 @@ for (const shape of SHAPES) {
 
 const SHAPE = SHAPES[0];
 
+test('a row of 2,049 tokens, beside others, equals the float64 reference, forward and gradient', () =>
+  onEachVariant(async (variant) => {
+    const shape: HeadShape = { heads: 1, kvHeads: 1, headDim: 4 };
+    const random = seeded(21);
+    const rows = spansOf([5, 2049, 1]);
+    const qkv = random.normals(2055 * columns(shape));
+    const dO = random.normals(2055 * shape.headDim);
+    const got = await run(qkv, shape, rows, dO);
+    // Sums of up to 2,049 terms instead of about 100: a few times the rounding allowed above.
+    assertClose(got.o, attentionOf(qkv, shape, rows), variant, 1e-5);
+    assertClose(got.dqkv, attentionGradOf(qkv, shape, rows, dO), `${variant}: gradient`, 2e-5);
+  }));
+
 test('scores of ±1e4 give a hard choice and finite gradients', () =>
   onEachVariant(async (variant) => {
     const random = seeded(7);

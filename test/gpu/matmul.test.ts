@@ -1,6 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { matmul, type Mode, type Store } from '../../src/gpu/ops/matmul.ts';
+import { splitFor, TILES, withTile } from '../../src/gpu/ops/matmul_forms.ts';
+import { withSubgroup } from '../../src/gpu/device.ts';
 import { type Tensor, upload } from '../../src/gpu/tensor.ts';
 import { finiteDifference } from '../reference/finite_difference.ts';
 import { erf, gelu, geluGrad, matmulOf } from '../../src/self_test/reference/matmul.ts';
@@ -243,6 +245,54 @@ test('a row’s product has the same bits in every batch: alone, among 8, 16, 17
       for (const got of rows) assert.equal(got, rows[0], `${variant}, ${mode}`);
     }
   }));
+
+test('every tile for GPUs gives float64’s numbers, and all tiles the same bits', () =>
+  withSubgroup(0, async () => {
+    const random = seeded(19);
+    // Edges of rows, columns and K inside the largest tile, and a second tile of each.
+    const size = [141, 131, 43] as const;
+    for (const mode of MODES) {
+      const o = operands(mode, size, random);
+      const outputs = TILES.map(() => junk(matrix(o.c0, size[1])));
+      const results = await compute(
+        () => TILES.forEach((tile, i) => withTile(tile, () => matmul(mode, o.A, o.B, outputs[i]))),
+        outputs.map(withPadding),
+      );
+      results.forEach((values, i) => {
+        check(values, o.product, size[1], `${mode}, tile ${TILES[i].rows}×${TILES[i].cols}`);
+        assert.equal(values, results[0], `${mode}, tile ${TILES[i].rows}×${TILES[i].cols}: bits`);
+      });
+    }
+  }));
+
+test('weight gradients whose K is split equal float64’s, plain and added, and repeat to the bit', () =>
+  withSubgroup(0, async () => {
+    const random = seeded(23);
+    for (const size of [[5, 7, 1024], [33, 65, 1601], [70, 130, 2047]] as const) {
+      const [m, n, k] = size;
+      assert.ok(splitFor('tn', m, n, k).parts > 1, `${size} is split`);
+      const o = operands('tn', size, random);
+      const plain = [0, 1].map(() => junk(matrix(o.c0, n)));
+      const scaled = matrix(o.c0, n);
+      const [first, again, sum] = await compute(() => {
+        plain.forEach((c) => matmul('tn', o.A, o.B, c));
+        matmul('tn', o.A, o.B, scaled, { kind: 'add', scale: 0.25 });
+      }, [...plain, scaled].map(withPadding));
+      check(first, o.product, n, `${size}`);
+      assert.equal(again, first, `${size}: again`);
+      check(sum, o.product.map((p, i) => o.c0[i] + 0.25 * p), n, `${size}: added`);
+    }
+  }));
+
+test('K is split for weight gradients alone, and not where tiles fill a GPU', () => {
+  for (const mode of ['nn', 'nt'] as const) assert.is(splitFor(mode, 64, 64, 1 << 20).parts, 1);
+  assert.is(splitFor('tn', 4096, 4096, 8192).parts, 1);
+  for (const [m, n, k] of [[768, 768, 8192], [50257, 768, 8192], [64, 64, 1024], [128, 512, 100003]]) {
+    const { parts, chunk } = splitFor('tn', m, n, k);
+    assert.ok(parts * chunk >= k && (parts - 1) * chunk < k, 'the parts are all of K, none is empty');
+    assert.ok(parts === 1 || chunk % 16 === 0);
+  }
+});
 
 test('the same product twice has the same bits', () =>
   onEachVariant(async () => {

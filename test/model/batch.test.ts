@@ -114,13 +114,13 @@ test('tiles of an earlier, larger batch are gone after the next upload', async (
   );
 });
 
-test('tiles suit the device: as many lanes as a subgroup of 8 has, or as fit 16 KiB of workgroup memory', () =>
+test('tiles suit the device: keys of a step fit 20 KiB of workgroup memory and what the device has, in steps of 8', () =>
   withSubgroup(0, async () => {
     for (const headDim of [4, 10, 16, 64, 80, 128, 256]) {
-      const { lanes, queries } = attentionTile(headDim);
-      assert.ok(lanes % 8 === 0 && lanes >= 8 && queries === 1);
+      const { lanes, queries, keys } = attentionTile(headDim);
+      assert.ok(lanes === 64 && keys % 8 === 0 && keys >= 8 && queries === 1);
       if (headDim <= 128)
-        assert.ok(lanes * (2 * 16 * Math.ceil(headDim / 4) + 8) <= 16384, `${lanes} lanes for heads of ${headDim}`);
+        assert.ok(keys * (2 * 16 * Math.ceil(headDim / 4) + 8) <= 20480, `${keys} keys for heads of ${headDim}`);
     }
   }));
 

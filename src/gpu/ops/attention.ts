@@ -18,13 +18,14 @@ export interface HeadShape {
 }
 
 /**
- * Lanes a workgroup and queries a lane of the attention kernels on this device. Without subgroups of 8, keys and values of a
- * tile lie in workgroup memory: as many as fit the 16 KiB that every device has.
+ * Lanes a workgroup, queries a lane and keys a step of the attention kernels on this device. Without subgroups of 8, keys and
+ * values of a step lie in workgroup memory: as many as fit the 16 KiB that every device has, whatever the lanes.
  */
-export function attentionTile(headDim: number): { lanes: number; queries: number } {
-  if (gpu().subgroup === 8) return { lanes: 8, queries: 2 };
-  const bytes = 2 * Math.ceil(headDim / 4) * 16 + 8;
-  return { lanes: [64, 32, 16].find((lanes) => lanes * bytes <= 16384) ?? 8, queries: 1 };
+export function attentionTile(headDim: number): { lanes: number; queries: number; keys: number } {
+  if (gpu().subgroup === 8) return { lanes: 8, queries: 2, keys: 8 };
+  const bytes = 2 * Math.ceil(headDim / 4) * 16 + 8; // a key, a value (or a query and its gradient), two sums
+  const room = Math.min(20480, gpu().device.limits.maxComputeWorkgroupStorageSize);
+  return { lanes: 64, queries: 1, keys: [32, 16].find((keys) => keys * bytes <= room) ?? 8 };
 }
 
 /** One tile: a run of queries of one row. */
@@ -57,12 +58,12 @@ export function rotary(tape: Tape, qkv: Tensor, shape: HeadShape, table: Tensor,
 export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tensor): Tensor {
   const { heads, kvHeads, headDim } = shape;
   if (qkv.cols !== columns(shape)) throw new Error(`attention: ${qkv.cols} columns for ${columns(shape)}`);
-  const { lanes, queries } = attentionTile(headDim);
+  const { lanes, queries, keys } = attentionTile(headDim);
   const o = tape.value(qkv.rows, heads * headDim);
   const lse = scratch(qkv.rows, heads, heads);
   if (o.stride !== o.cols) clear(o);
   const textured = readsTextures() && headDim % 4 === 0;
-  const constants = { D: headDim, LANES: lanes, QUERIES: queries, WIDTH_QKV: textured ? mirrorWidth(qkv.storage) : 0 };
+  const constants = { D: headDim, LANES: lanes, QUERIES: queries, KEYS: keys, WIDTH_QKV: textured ? mirrorWidth(qkv.storage) : 0 };
   const read = (tensor: Tensor): Tensor | Mirror => (textured ? mirrorOf(tensor) : tensor);
   const first = (tensor: Tensor | Mirror): number => ('first' in tensor ? tensor.first * 4 : 0);
   const words = [heads, qkv.stride, o.stride, heads * headDim, (heads + kvHeads) * headDim, heads / kvHeads, f32(1 / Math.sqrt(headDim))];

@@ -1,12 +1,15 @@
 import source from '../../../kernels/matmul.wgsl';
 import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
+import splitSource from '../../../kernels/matmul_split.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
 import { f32, launch, mirrorOf } from '../program.ts';
-import { persistent, type Tensor } from '../tensor.ts';
+import { spread } from '../tape.ts';
+import { persistent, release, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
+import { splitFor, tileFor } from './matmul_forms.ts';
 
 /** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
 export type Mode = 'nn' | 'nt' | 'tn';
@@ -30,12 +33,35 @@ function noBias(): Tensor {
   return zero;
 }
 
+type Constants = Record<string, string | number | boolean>;
+
+function tiled(constants: Constants, m: number, n: number): { kernel: Kernel; tileRows: number; tileCols: number } {
+  const { rows, cols, threadRows, threadCols } = tileFor(m, n);
+  const all = { ...constants, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols };
+  return { kernel: kernel('matmul', `${source}\n${tiledSource}`, all), tileRows: rows, tileCols: cols };
+}
+
+/** A weight gradient in parts of K, summed in order: C = P or C += scale · P. False where one part is enough. */
+function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [number, number, number]): boolean {
+  if (!(store.kind === 'add' || (store.kind === 'plain' && !store.bias))) return false;
+  const { parts, chunk } = splitFor('tn', m, n, k);
+  if (parts === 1) return false;
+  const { kernel: made, tileRows, tileCols } = tiled({ MODE: 'tn', STORE: 'part', ACT: '', COLUMNS: false }, m, n);
+  const part = scratch(parts * m, n);
+  launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, part.stride / 4, 0, f32(1), chunk],
+    [Math.ceil(n / tileCols), Math.ceil(m / tileRows), parts]);
+  const size = (m * part.stride) / 4;
+  const scale = f32((store.kind === 'add' ? store.scale : undefined) ?? 1);
+  launch(kernel('matmul_split', splitSource, { ADD: store.kind === 'add' }), [part, c],
+    [size, parts, part.stride / 4, c.stride / 4, scale], spread(size));
+  release(part);
+  return true;
+}
+
 function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
   const columns = 'columns' in store && store.columns !== undefined && readsTextures();
   const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns };
-  if (!readsTextures()) {
-    return { kernel: kernel('matmul', `${source}\n${tiledSource}`, { ...constants, FORM: 'tiled' }), tileRows: 128, tileCols: 64, mirrored: false };
-  }
+  if (!readsTextures()) return { ...tiled(constants, rows, n), mirrored: false };
   // Small tiles for few rows: each result is still summed over K in the same order.
   const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
   // Two vec4s of K a turn gain 6 % on long sums and nothing on short ones, which would only have more kernels to compile.
@@ -56,6 +82,10 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
     throw new Error(`matmul ${mode}: [${a.rows},${a.cols}] · [${b.rows},${b.cols}] → [${c.rows},${c.cols}]`);
   }
   if (m === 0 || n === 0) return;
+  const columns = 'columns' in store ? store.columns : undefined;
+  if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
+  if (columns && !readsTextures()) columnSum(columns, b, 'plain');
+  if (mode === 'tn' && !readsTextures() && splitMatmul(a, b, c, store, [m, n, k])) return;
   const { kernel: made, tileRows, tileCols, mirrored } = pick(mode, store, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) });
   const tensors: (Tensor | Mirror)[] = mirrored ? [mirrorOf(a), mirrorOf(b)] : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
@@ -65,10 +95,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   tensors.push(c);
   if (store.kind === 'gelu' || store.kind === 'gelu_more') tensors.push(store.preactivation);
   const scale = f32(('scale' in store ? store.scale : undefined) ?? 1);
-  const columns = 'columns' in store ? store.columns : undefined;
-  if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
   if (columns && mirrored) tensors.push(columns);
-  else if (columns) columnSum(columns, b, 'plain');
   const starts = tensors.flatMap((t) => ('first' in t ? [t.first] : []));
   launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale, ...starts],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
