@@ -79,7 +79,7 @@ export interface MirrorCopy { kind: 'mirror'; texture: MirrorTexture; buffer: GP
  * Copies that a step keeps at once: an operand's next uses follow soon, in the gradients of a product. To keep those of the forward
  * pass for the backward pass would double the activations, and no step was measurably faster for it.
  */
-const KEPT = 4;
+const KEPT = 2;
 
 /**
  * The mirrors of a step that is being recorded. Buffers that the step writes are copied when they are first read as a
