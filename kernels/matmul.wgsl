@@ -8,10 +8,17 @@
 //   p.scale multiplies P in the stores that add it to something (add, gelu_more, gelu_grad_more).
 // Strides (lda, ldb, ldc) count vec4s; the columns up to the next multiple of 4 are zero in the inputs and come out zero in C.
 // The sum over K runs in one order that depends on K alone, so a row of C does not depend on the rows beside it.
-// This part holds the bindings and the stores; the main loop follows it: matmul_broadcast.wgsl (lavapipe) or matmul_tiled.wgsl (GPUs).
+// This part holds the bindings and the stores; the main loop follows it: matmul_broadcast.wgsl (lavapipe), matmul_tiled.wgsl (GPUs)
+// or matmul_subgroup_matrix.wgsl (f16 operands on GPUs with matrix units).
 //% const range = (n, f) => [...Array(n).keys()].map(f).join('');
 //% if (FORM === 'broadcast') {
 enable subgroups;
+//% } else if (FORM === 'subgroup_matrix') {
+enable f16;
+//% if (!EMULATED) {
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+//% }
 //% }
 //% if (FORM === 'broadcast') {
 struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32, a0: u32, b0: u32 }

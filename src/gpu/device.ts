@@ -14,6 +14,18 @@ export interface Gpu {
   /** Largest storage binding in bytes. */
   maxBinding: number;
   features: ReadonlySet<string>;
+  /** What the device's matrix units multiply, if it offers that for f16 with sums in f32. */
+  matrix?: MatrixUnits;
+}
+
+/** A product of subgroup matrices, M × K by K × N, that a subgroup of so many lanes does at once. */
+export interface MatrixUnits {
+  m: number;
+  n: number;
+  k: number;
+  lanes: number;
+  /** In tests: loops stand for the operations on subgroup matrices, so that a device without them runs the kernels. */
+  emulated?: boolean;
 }
 
 export interface DeviceOptions {
@@ -76,6 +88,41 @@ export async function withSubgroup<T>(subgroup: number, work: () => Promise<T>):
   } finally {
     opened.subgroup = own;
   }
+}
+
+/** Runs `work` as on an adapter with these matrix units. What is recorded meanwhile stays as it is. */
+export async function withMatrix<T>(matrix: MatrixUnits | undefined, work: () => Promise<T>): Promise<T> {
+  const opened = gpu();
+  const own = opened.matrix;
+  opened.matrix = matrix;
+  try {
+    return await work();
+  } finally {
+    opened.matrix = own;
+  }
+}
+
+/**
+ * The largest product of f16 matrices with sums in f32, of sides that divide 32 (the kernel's part of a subgroup), which an adapter
+ * with these features and subgroups of `lanes` (0: of no fixed size) offers.
+ */
+export function matrixUnits(info: GPUAdapterInfo, features: ReadonlySet<string>, lanes: number): MatrixUnits | undefined {
+  if (lanes === 0 || !['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'].every((f) => features.has(f))) return undefined;
+  const offered = [...((info as { subgroupMatrixConfigs?: Iterable<MatrixConfig> }).subgroupMatrixConfigs ?? [])];
+  const fits = (side: number): boolean => side >= 8 && 32 % side === 0;
+  const [best] = offered
+    .filter((c) => c.componentType === 'f16' && c.resultComponentType === 'f32' && fits(c.M) && fits(c.N) && fits(c.K))
+    .sort((one, other) => other.M * other.N * other.K - one.M * one.N * one.K);
+  return best && { m: best.M, n: best.N, k: best.K, lanes };
+}
+
+/** As Dawn tells it, in an object whose fields are not its own. */
+interface MatrixConfig {
+  readonly componentType: string;
+  readonly resultComponentType: string;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
 }
 
 /** Throws what went wrong on the device since the last call (a lost device, an uncaptured error), if anything did. */
@@ -148,14 +195,17 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
   const software = /llvmpipe|swiftshader|software|lavapipe/i.test(`${info.device} ${info.description} ${info.architecture}`)
     || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
+  const features = new Set<string>(device.features);
+  const subgroup = fixed ? info.subgroupMinSize! : 0;
   const opened: Gpu = {
     device,
     adapter,
     info,
-    subgroup: fixed ? info.subgroupMinSize! : 0,
+    subgroup,
     software,
     maxBinding: limits.maxStorageBufferBindingSize,
-    features: new Set(device.features),
+    features,
+    matrix: matrixUnits(info, features, subgroup),
   };
   current = opened;
   if (software) pollSlowly();

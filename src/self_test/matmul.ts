@@ -1,4 +1,5 @@
 import { gelu, geluGrad, matmulOf } from './reference/matmul.ts';
+import { gpu, withMatrix } from '../gpu/device.ts';
 import { matmul, type Mode, type Store } from '../gpu/ops/matmul.ts';
 import type { Storage, Tensor } from '../gpu/tensor.ts';
 import { type Check, close, inBoth, type KernelTest, roundingOf } from './check.ts';
@@ -97,13 +98,14 @@ const HALVES: Record<Store['kind'], string> = {
   gelu_grad_more: 'o',
 };
 
-async function check({ what, mode, size: [m, n, k], store, result, preactivation }: Form, storage: Storage): Promise<Check[]> {
+/** `always` names what is stored as `storage` whatever the store: both operands, for the form on matrix units. */
+async function check({ what, mode, size: [m, n, k], store, result, preactivation }: Form, storage: Storage, always = ''): Promise<Check[]> {
   const { normals } = numbers(1, storage);
   const [a, b, other, bias] = [normals(m * k), normals(k * n), normals(m * n), normals(Math.ceil(n / 4) * 4)];
   bias.fill(0, n);
   const product = matmulOf(mode, a, b, m, n, k);
   const kind = store(column(bias), column(bias)).kind;
-  const storageOf = (part: string): Storage => (HALVES[kind].includes(part) ? storage : 'f32');
+  const storageOf = (part: string): Storage => ((HALVES[kind] + always).includes(part) ? storage : 'f32');
   const A = matrix(a, mode === 'tn' ? m : k, undefined, storageOf('a'));
   const B = matrix(b, mode === 'nt' ? k : n, undefined, storageOf('b'));
   const [C, OTHER] = [matrix(other, n, undefined, storageOf('c')), matrix(other, n, undefined, storageOf('o'))];
@@ -116,6 +118,19 @@ async function check({ what, mode, size: [m, n, k], store, result, preactivation
   ];
 }
 
-export const matmulTests: KernelTest[] = inBoth('matmul', ['matmul', 'matmul_broadcast', 'matmul_split', 'matmul_tiled'], async (storage) =>
-  (await Promise.all((storage === 'f16' ? halfForms(forms) : forms).map((form) => check(form, storage)))).flat(),
-);
+/** Checks the forms that are in use with this storage; `always` as for `check`, and then all forms. */
+export const matmulChecks = async (storage: Storage, always?: string): Promise<Check[]> =>
+  (await Promise.all((storage === 'f16' && !always ? halfForms(forms) : forms).map((form) => check(form, storage, always)))).flat();
+
+/** The matrix units' own form where there are any, and its emulation, which shows what is not theirs to be right anywhere. */
+async function checkMatrixForm(): Promise<Check[]> {
+  const { matrix: own } = gpu();
+  const checks = own ? await matmulChecks('f16', 'ab') : [];
+  const emulated = { m: 16, n: 16, k: 16, lanes: 32, emulated: true };
+  return [...checks, ...(await withMatrix(emulated, () => matmulChecks('f16', 'ab'))).map((c) => ({ ...c, what: `${c.what}, emulated` }))];
+}
+
+export const matmulTests: KernelTest[] = [
+  ...inBoth('matmul', ['matmul', 'matmul_broadcast', 'matmul_split', 'matmul_tiled'], (storage) => matmulChecks(storage)),
+  { name: 'matmul_subgroup_matrix', kernels: ['matmul_subgroup_matrix'], needs: 'shader-f16', run: checkMatrixForm },
+];

@@ -10,6 +10,7 @@ import { spread } from '../tape.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
 import { splitFor, tileFor } from './matmul_forms.ts';
+import { subgroupMatrixForm } from './matmul_subgroup_matrix.ts';
 
 /** Which operand is transposed: `nn` A[M,K]·B[K,N], `nt` A[M,K]·B[N,K]ᵀ, `tn` A[K,M]ᵀ·B[K,N]. */
 export type Mode = 'nn' | 'nt' | 'tn';
@@ -84,9 +85,11 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   if (m === 0 || n === 0) return;
   const columns = 'columns' in store ? store.columns : undefined;
   if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
-  if (columns && !readsTextures()) columnSum(columns, b, 'plain');
-  if (mode === 'tn' && !readsTextures() && splitMatmul(a, b, c, store, [m, n, k])) return;
-  const { kernel: made, tileRows, tileCols, mirrored } = pick(mode, store, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) });
+  const onMatrixUnits = subgroupMatrixForm(mode, store, a, b);
+  if (columns && (onMatrixUnits || !readsTextures())) columnSum(columns, b, 'plain');
+  if (mode === 'tn' && !onMatrixUnits && !readsTextures() && splitMatmul(a, b, c, store, [m, n, k])) return;
+  const { kernel: made, tileRows, tileCols, mirrored } = onMatrixUnits
+    ?? pick(mode, store, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) });
   const tensors: (Tensor | Mirror)[] = mirrored ? [mirrorOf(a), mirrorOf(b)] : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
