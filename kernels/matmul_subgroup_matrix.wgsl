@@ -30,17 +30,19 @@ var<workgroup> Cs: array<f32, ${4 * FM * FN}>; // a matrix of each subgroup
 //% if (EMULATED) {
 //% const HELD = FM * FN / LANES;
 var<private> held: array<f32, ${ROWS * COLS * HELD}>; // this lane's part of each sum
+// Bounds that a driver does not know: it would unroll the loops, again for every matrix, and compile for minutes.
+fn bound(n: u32) -> u32 { return min(n, p.M * 64); }
 fn multiply(which: u32, lane: u32, a: u32, b: u32) {
-  for (var s = 0u; s < ${HELD}; s++) {
+  for (var s = 0u; s < bound(${HELD}); s++) {
     let row = (s * ${LANES} + lane) / ${FN};
     let col = (s * ${LANES} + lane) % ${FN};
     var sum = held[which * ${HELD} + s];
-    for (var k = 0u; k < ${FK}; k++) { sum += f32(As[a + ${inA('row', 'k')}]) * f32(Bs[b + ${inB('k', 'col')}]); }
+    for (var k = 0u; k < bound(${FK}); k++) { sum += f32(As[a + ${inA('row', 'k')}]) * f32(Bs[b + ${inB('k', 'col')}]); }
     held[which * ${HELD} + s] = sum;
   }
 }
 fn put(which: u32, lane: u32, at: u32) {
-  for (var s = 0u; s < ${HELD}; s++) { Cs[at + s * ${LANES} + lane] = held[which * ${HELD} + s]; }
+  for (var s = 0u; s < bound(${HELD}); s++) { Cs[at + s * ${LANES} + lane] = held[which * ${HELD} + s]; }
 }
 //% }
 //% const load = (side, at) => EMULATED ? at : side === 'left'
