@@ -10,6 +10,12 @@
 //% const THREADS = 4 * LANES;
 //% const [ROWS, COLS] = [LARGE / FM, LARGE / FN];
 //% const each = (n) => [...Array(n).keys()];
+// The matrices of a subgroup's results: written out, or (emulated) a loop over i and j. Drivers unroll loops of known bounds and
+// then compile for minutes: emulated loops have bounds that they do not know.
+//% const [rows, cols] = EMULATED ? [['i'], ['j']] : [each(ROWS), each(COLS)];
+//% const upTo = (n) => EMULATED ? `min(${n}, p.M * 4096)` : n;
+//% const open = EMULATED ? `for (var i = 0u; i < ${upTo(ROWS)}; i++) { for (var j = 0u; j < ${upTo(COLS)}; j++) {` : '';
+//% const close = EMULATED ? '} }' : '';
 // As tile of A and of B in the order of the operand's own memory: 8 numbers more a row keep its rows in different banks.
 //% const [A_COLS, B_COLS] = [MODE === 'tn' ? TILE : DEPTH, MODE === 'nt' ? DEPTH : TILE];
 //% const [A_STRIDE, B_STRIDE] = [A_COLS + 8, B_COLS + 8];
@@ -30,19 +36,17 @@ var<workgroup> Cs: array<f32, ${4 * FM * FN}>; // a matrix of each subgroup
 //% if (EMULATED) {
 //% const HELD = FM * FN / LANES;
 var<private> held: array<f32, ${ROWS * COLS * HELD}>; // this lane's part of each sum
-// Bounds that a driver does not know: it would unroll the loops, again for every matrix, and compile for minutes.
-fn bound(n: u32) -> u32 { return min(n, p.M * 64); }
 fn multiply(which: u32, lane: u32, a: u32, b: u32) {
-  for (var s = 0u; s < bound(${HELD}); s++) {
+  for (var s = 0u; s < ${upTo(HELD)}; s++) {
     let row = (s * ${LANES} + lane) / ${FN};
     let col = (s * ${LANES} + lane) % ${FN};
     var sum = held[which * ${HELD} + s];
-    for (var k = 0u; k < bound(${FK}); k++) { sum += f32(As[a + ${inA('row', 'k')}]) * f32(Bs[b + ${inB('k', 'col')}]); }
+    for (var k = 0u; k < ${upTo(FK)}; k++) { sum += f32(As[a + ${inA('row', 'k')}]) * f32(Bs[b + ${inB('k', 'col')}]); }
     held[which * ${HELD} + s] = sum;
   }
 }
 fn put(which: u32, lane: u32, at: u32) {
-  for (var s = 0u; s < bound(${HELD}); s++) { Cs[at + s * ${LANES} + lane] = held[which * ${HELD} + s]; }
+  for (var s = 0u; s < ${upTo(HELD)}; s++) { Cs[at + s * ${LANES} + lane] = held[which * ${HELD} + s]; }
 }
 //% }
 //% const load = (side, at) => EMULATED ? at : side === 'left'
@@ -68,7 +72,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   //% }
   for (var k0 = 0u; k0 < p.K; k0 += ${DEPTH}) {
     //% for (const { name, ld, rows, cols, stride, first, size } of operands) {
-    for (var e = t; e < ${rows * cols / 4}; e += ${THREADS}) {
+    for (var e = t; e < ${upTo(rows * cols / 4)}; e += ${THREADS}) {
       let row = ${first[0]} + e / ${cols / 4};
       let col = ${first[1]} / 4 + e % ${cols / 4};
       var v = vec4f();
@@ -78,34 +82,37 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     }
     //% }
     workgroupBarrier();
-    for (var k = 0u; k < ${DEPTH}; k += ${FK}) {
-      //% for (const i of each(ROWS)) {
-      let a${i} = ${load('left', inA(`row0 + ${i * FM}`, 'k'))};
+    for (var k = 0u; k < ${upTo(DEPTH)}; k += ${FK}) {
+      ${open}
+      //% for (const i of rows) {
+      let a${i} = ${load('left', inA(`row0 + ${i} * ${FM}`, 'k'))};
       //% }
-      //% for (const j of each(COLS)) {
-      let b${j} = ${load('right', inB('k', `col0 + ${j * FN}`))};
+      //% for (const j of cols) {
+      let b${j} = ${load('right', inB('k', `col0 + ${j} * ${FN}`))};
       //% }
-      //% for (const i of each(ROWS)) for (const j of each(COLS)) {
+      //% for (const i of rows) for (const j of cols) {
       //% if (EMULATED) {
-      multiply(${i * COLS + j}, lane, a${i}, b${j});
+      multiply(${i} * ${COLS} + ${j}, lane, a${i}, b${j});
       //% } else {
       c${i}_${j} = subgroupMatrixMultiplyAccumulate(a${i}, b${j}, c${i}_${j});
       //% }
       //% }
+      ${close}
     }
     workgroupBarrier();
   }
-  //% for (const i of each(ROWS)) for (const j of each(COLS)) {
+  ${open}
+  //% for (const i of rows) for (const j of cols) {
   //% if (EMULATED) {
-  put(${i * COLS + j}, lane, own * ${FM * FN});
+  put(${i} * ${COLS} + ${j}, lane, own * ${FM * FN});
   //% } else {
   subgroupMatrixStore<row_major>(&Cs, own * ${FM * FN}, c${i}_${j}, ${FN}u);
   //% }
   workgroupBarrier();
-  for (var e = t; e < ${FM * FN}; e += ${THREADS}) {
+  for (var e = t; e < ${upTo(FM * FN)}; e += ${THREADS}) {
     let whose = e / ${FM * FN / 4};
-    let row = m0 + whose / 2 * ${LARGE} + ${i * FM} + e % ${FM * FN / 4} / ${FN / 4};
-    let n = (n0 + whose % 2 * ${LARGE} + ${j * FN}) / 4 + e % ${FN / 4};
+    let row = m0 + whose / 2 * ${LARGE} + ${i} * ${FM} + e % ${FM * FN / 4} / ${FN / 4};
+    let n = (n0 + whose % 2 * ${LARGE} + ${j} * ${FN}) / 4 + e % ${FN / 4};
     if (row < p.M && n < (p.N + 3) / 4) {
       //% if (usesBias) {
       let b0 = bias[n * p.bias];
@@ -116,4 +123,5 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   }
   workgroupBarrier();
   //% }
+  ${close}
 }
