@@ -34,6 +34,8 @@ var<workgroup> ${name}s: array<f16, ${rows * stride}>;
 //% }
 var<workgroup> Cs: array<f32, ${4 * FM * FN}>; // a matrix of each subgroup
 //% if (EMULATED) {
+// Where WGSL says that element (row, col) of a matrix lies that is loaded so.
+//% const inMatrix = (major, stride, row, col) => major === 'col_major' ? `${col} * ${stride} + ${row}` : `${row} * ${stride} + ${col}`;
 //% const HELD = FM * FN / LANES;
 var<private> held: array<f32, ${ROWS * COLS * HELD}>; // this lane's part of each sum
 fn multiply(which: u32, lane: u32, a: u32, b: u32) {
@@ -41,7 +43,7 @@ fn multiply(which: u32, lane: u32, a: u32, b: u32) {
     let row = (s * ${LANES} + lane) / ${FN};
     let col = (s * ${LANES} + lane) % ${FN};
     var sum = held[which * ${HELD} + s];
-    for (var k = 0u; k < ${upTo(FK)}; k++) { sum += f32(As[a + ${inA('row', 'k')}]) * f32(Bs[b + ${inB('k', 'col')}]); }
+    for (var k = 0u; k < ${upTo(FK)}; k++) { sum += f32(As[a + ${inMatrix(A_MAJOR, A_STRIDE, 'row', 'k')}]) * f32(Bs[b + ${inMatrix(B_MAJOR, B_STRIDE, 'k', 'col')}]); }
     held[which * ${HELD} + s] = sum;
   }
 }

@@ -52,7 +52,7 @@ test('Dawn compiles every form without a word, and refuses one whose matrices do
   ];
   for (const units of UNITS) {
     for (const mode of MODES) {
-      for (const store of stores) {
+      for (const store of units === UNITS[0] ? stores : stores.slice(0, 1)) {
         // A workgroup must hold whole subgroups of this adapter's largest size, 128: as many lanes as 32 a subgroup give.
         const code = renderTemplate(matrixTemplate, { ...matrixConstants(mode, store, units), LANES: 32 });
         for (const halves of [[0, 1], [0, 1, 2, 3, 4]]) {
@@ -100,10 +100,13 @@ test('emulated, every configuration and mode equals the float64 reference at odd
   }
 });
 
-test('emulated, every store in the storage that --dtype f16 gives its tensors equals the float64 reference', async () => {
+test('emulated, every store with f16 operands alone and with all in f16, equals the float64 reference', async () => {
   await withMatrix(emulated(UNITS[0]), async () => {
-    for (const check of await matmulChecks('f16', 'abco')) assert.ok(passed(check), `${check.what}: ${check.error}, ${check.allowed} allowed`);
-    for (const check of await matmulChecks('f16', 'ab')) assert.ok(passed(check), `${check.what}: ${check.error}, ${check.allowed} allowed`);
+    for (const always of ['ab', 'abco']) {
+      const checks = await matmulChecks('f16', always);
+      assert.ok(checks.length > 0);
+      for (const { what, error, allowed } of checks) assert.ok(passed({ what, error, allowed }), `${always} in f16, ${what}: ${error}, ${allowed} allowed`);
+    }
   });
 });
 
