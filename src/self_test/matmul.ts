@@ -118,9 +118,9 @@ async function check({ what, mode, size: [m, n, k], store, result, preactivation
   ];
 }
 
-/** Checks the forms that are in use with this storage; `always` as for `check`, and then all forms. */
+/** Checks the forms that are in use with this storage; `always` as for `check`. */
 export const matmulChecks = async (storage: Storage, always?: string): Promise<Check[]> =>
-  (await Promise.all((storage === 'f16' && !always ? halfForms(forms) : forms).map((form) => check(form, storage, always)))).flat();
+  (await Promise.all((storage === 'f16' ? halfForms(forms) : forms).map((form) => check(form, storage, always)))).flat();
 
 /** The matrix units' own form where there are any, and its emulation, which shows what is not theirs to be right anywhere. */
 async function checkMatrixForm(): Promise<Check[]> {

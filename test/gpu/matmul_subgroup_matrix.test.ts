@@ -111,6 +111,20 @@ test('emulated, every store with f16 operands alone and with all in f16, equals 
   });
 });
 
+test('emulated, the sums of columns that may go with a weight gradient are added all the same', async () => {
+  await withMatrix(emulated(UNITS[0]), async () => {
+    const { normals } = numbers(7, 'f16');
+    const [m, n, k] = [9, 33, 70];
+    const [a, b] = [normals(m * k), normals(k * n)];
+    const C = matrix(new Float32Array(m * n), n);
+    const columns = matrix(new Float32Array(n).fill(2), n);
+    const [got, sums] = await compute(() => matmul('tn', half(a, m), half(b, n), C, { kind: 'add', columns }), [C, columns]);
+    assertClose(got, matmulOf('tn', a, b, m, n, k), 'product', 2e-6);
+    const ones = new Float32Array(k).fill(1);
+    assertClose(sums, matmulOf('tn', ones, b, 1, n, k).map((x) => x + 2), 'sums of columns', 2e-6);
+  });
+});
+
 test('emulated, a row’s product has the same bits alone, and first or last among rows of huge numbers', async () => {
   await withMatrix(emulated(UNITS[0]), async () => {
     const { normals } = numbers(13, 'f16');
