@@ -51,6 +51,7 @@ values() {
   grep '^{.*}$' "$1" | sed '$!s/$/,/'
 }
 
+export RLHF_MATRIX_UNITS=1 # so that the self-test checks them where there are any
 part doctor "$rlhf" doctor
 part self_test "$rlhf" doctor --self-test
 part bench "$rlhf" bench "$@"
