@@ -4,6 +4,8 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { close, passed, relativeError } from '../../src/self_test/check.ts';
 import { kernelTests, outcomeOf, selfTest, testsHere } from '../../src/self_test/index.ts';
+import { withSubgroup } from '../../src/gpu/device.ts';
+import { matmulTests } from '../../src/self_test/matmul.ts';
 import { closeAfterTests, openForTests } from '../gpu/device.ts';
 
 test.before(openForTests);
@@ -20,6 +22,17 @@ test('every kernel of the program passes its own test on this device', async () 
   assert.ok(testsHere().some(({ needs }) => !needs), 'f32 is tested on any device');
   for (const { line } of outcomes) assert.match(line, /^ok \w+ \d\.\de[+-]\d+$/);
 });
+
+test('the products of GPUs, tiles and split weight gradients, pass the same tests through workgroup memory', () =>
+  withSubgroup(0, async () => {
+    const outcomes = [];
+    for await (const { line } of selfTest(matmulTests)) outcomes.push(line);
+    assert.equal(
+      outcomes.filter((line) => !line.startsWith('ok ')),
+      [],
+    );
+    assert.ok(outcomes.length >= 1);
+  }));
 
 test('every kernel file is covered', () => {
   const files = readdirSync(join(process.env.RLHF_ROOT!, 'kernels')).filter((name) => name.endsWith('.wgsl'));
