@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // Best-of-n: of the first n completions of each scored row, the one with the highest reward.
 //   rlhf sample --model sft --k 16 < prompts.jsonl | rlhf score --model rm | node scripts/best-of-n.mjs 4
-import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
+import { mapRows } from './rows.mjs';
 
 /** {prompt, completions, rewards} → {prompt, completion, reward, n}. */
 export function bestOf(row, n) {
@@ -15,20 +15,11 @@ export function bestOf(row, n) {
   return { prompt: row.prompt, completion: row.completions[best], ...finish, reward: rewards[best], n };
 }
 
-async function main(n) {
-  for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
-    if (line.trim() !== '') process.stdout.write(`${JSON.stringify(bestOf(JSON.parse(line), n))}\n`);
-  }
-}
-
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const n = Number(process.argv[2]);
   if (!Number.isInteger(n) || n < 1) {
     console.error('usage: node scripts/best-of-n.mjs N < scored.jsonl');
     process.exit(2);
   }
-  main(n).catch((error) => {
-    console.error(`best-of-n: ${error.message}`);
-    process.exit(2);
-  });
+  await mapRows('best-of-n', (row) => bestOf(row, n));
 }

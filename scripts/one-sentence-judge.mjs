@@ -11,8 +11,8 @@
 //   too long    − what it has beyond 25 words, in parts of 25, at most 1
 //   repetitive  − share of its runs of three words that have been there before
 // So it knows nothing of whether an answer is true, and a model that learns from it will not learn that either.
-import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
+import { mapRows } from './rows.mjs';
 
 const WORDS_ALLOWED = 25;
 const TOPIC_WORDS = 3;
@@ -55,15 +55,4 @@ export function judged(row) {
     : { ...row, reward: score(row.completion, row.finish_reason) };
 }
 
-async function main() {
-  for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
-    if (line.trim() !== '') process.stdout.write(`${JSON.stringify(judged(JSON.parse(line)))}\n`);
-  }
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  main().catch((error) => {
-    console.error(`one-sentence-judge: ${error.message}`);
-    process.exit(2);
-  });
-}
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await mapRows('one-sentence-judge', judged);

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 // Rankings for `rlhf train-rm` from scored completions: the highest reward has rank 1, equal rewards are a tie.
 //   rlhf sample --model sft --k 4 < prompts.jsonl | JUDGE | node scripts/ranks-from-rewards.mjs > rankings.jsonl
-import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 import { ranksOf } from './make-datasets.mjs';
+import { mapRows } from './rows.mjs';
 
 /** {…, completions, rewards} → the same with ranks. */
 export function ranked(row) {
@@ -16,15 +16,4 @@ export function ranked(row) {
   return { ...row, ranks: ranksOf(rewards) };
 }
 
-async function main() {
-  for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
-    if (line.trim() !== '') process.stdout.write(`${JSON.stringify(ranked(JSON.parse(line)))}\n`);
-  }
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  main().catch((error) => {
-    console.error(`ranks-from-rewards: ${error.message}`);
-    process.exit(2);
-  });
-}
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await mapRows('ranks-from-rewards', ranked);

@@ -75,32 +75,26 @@ export function perDevice<T>(make: () => T): () => T {
   };
 }
 
-/**
- * Runs `work` as on an adapter with this subgroup size (0: none that is fixed), so that one machine can test every
- * variant of the kernels. What is recorded meanwhile stays as it is.
- */
-export async function withSubgroup<T>(subgroup: number, work: () => Promise<T>): Promise<T> {
+/** Runs `work` with what is known of the device changed. What is recorded meanwhile stays as it is. */
+async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
   const opened = gpu();
-  const own = opened.subgroup;
-  opened.subgroup = subgroup;
+  const { subgroup, matrix } = opened;
+  Object.assign(opened, changed);
   try {
     return await work();
   } finally {
-    opened.subgroup = own;
+    Object.assign(opened, { subgroup, matrix });
   }
 }
 
-/** Runs `work` as on an adapter with these matrix units. What is recorded meanwhile stays as it is. */
-export async function withMatrix<T>(matrix: MatrixUnits | undefined, work: () => Promise<T>): Promise<T> {
-  const opened = gpu();
-  const own = opened.matrix;
-  opened.matrix = matrix;
-  try {
-    return await work();
-  } finally {
-    opened.matrix = own;
-  }
-}
+/**
+ * Runs `work` as on an adapter with this subgroup size (0: none that is fixed), so that one machine can test every
+ * variant of the kernels.
+ */
+export const withSubgroup = <T>(subgroup: number, work: () => Promise<T>): Promise<T> => withChanged({ subgroup }, work);
+
+/** Runs `work` as on an adapter with these matrix units. */
+export const withMatrix = <T>(matrix: MatrixUnits | undefined, work: () => Promise<T>): Promise<T> => withChanged({ matrix }, work);
 
 /**
  * The largest product of f16 matrices with sums in f32, of sides that divide 32 (the kernel's part of a subgroup), which an adapter

@@ -117,8 +117,7 @@ export function addInto(a: Tensor, b: Tensor): void {
 /**
  * A grid for `lanes` lanes in each of `rows` rows, and the rows that a workgroup of 64 takes one after the other: a kernel has its
  * rows from its workgroup and need not divide, which a driver that runs shaders on a CPU does lane by lane. On such a driver
- * starting a workgroup costs as much as some hundred numbers, on a GPU a row each fills it better. Throws where a dimension
- * is too large.
+ * starting a workgroup costs as much as some hundred numbers, on a GPU a row each fills it better.
  */
 export function rowGrid(lanes: number, rows: number): { each: number; grid: [number, number] } {
   const { software, adapter } = gpu();

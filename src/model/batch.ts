@@ -28,6 +28,9 @@ export interface BatchShape {
   rows: number;
 }
 
+/** What tells recorded shapes apart. */
+export const shapeKey = ({ tokens, picks, rows }: BatchShape): string => `${tokens}/${picks}/${rows}`;
+
 /** A batch on the host. Padding: rows of token 0 at the end that nothing is picked from, picks without weight. */
 export interface PackedBatch {
   shape: BatchShape;

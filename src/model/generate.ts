@@ -9,7 +9,7 @@ import { Tape } from '../gpu/tape.ts';
 import { destroy, persistent, scratch, stage, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { gpu } from '../gpu/device.ts';
 import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
-import { BatchTensors, packRows, shapeOf, type BatchShape, type PackRow } from './batch.ts';
+import { BatchTensors, packRows, shapeKey, shapeOf, type BatchShape, type PackRow } from './batch.ts';
 import type { Decoder } from './decoder.ts';
 import { MOST_PASSES } from './passes.ts';
 import { Recent } from './recent.ts';
@@ -182,34 +182,27 @@ export class Generator {
       else groups.push([s]);
     }
     // Prompts in passes of bounded size: a row's result does not depend on how they are split.
-    const budget = defaultMicroBatchTokens();
-    for (let at = 0; at < groups.length;) {
-      const part: number[][] = [];
-      let tokens = 0;
-      while (at < groups.length && (part.length === 0 || tokens + slots[groups[at][0]]!.request.prompt.length <= budget)) {
-        tokens += slots[groups[at][0]]!.request.prompt.length;
-        part.push(groups[at++]);
-      }
-      const rows = part.map((group) => {
-        const ids = slots[group[0]]!.request.prompt;
-        return { ids, at: group.map(() => ids.length - 1) };
-      });
-      const batch = packRows(rows, this.decoder.config);
+    const rows = groups.map((group) => {
+      const ids = slots[group[0]]!.request.prompt;
+      return { ids, at: group.map(() => ids.length - 1), group };
+    });
+    for (const part of microBatches(rows, defaultMicroBatchTokens())) {
+      const batch = packRows(part, this.decoder.config);
       const program = await this.prefillFor(batch.shape);
       const { input, slots: slotOf, rows: pickSlots } = program.result;
       const tokenSlots = new Uint32Array(batch.shape.tokens).fill(NONE);
       let n = 0;
-      for (const [i, group] of part.entries()) {
-        tokenSlots.fill(group[0], n, n + rows[i].ids.length);
-        n += rows[i].ids.length;
+      for (const { ids, group } of part) {
+        tokenSlots.fill(group[0], n, n + ids.length);
+        n += ids.length;
       }
       const drawRows = new Uint32Array(batch.shape.picks).fill(NONE);
-      drawRows.set(part.flat());
+      drawRows.set(part.flatMap(({ group }) => group));
       input.upload(batch);
       upload(slotOf, tokenSlots);
       upload(pickSlots, drawRows);
       program.run();
-      await this.copyPrompts(part, rows.map((r) => r.ids.length));
+      await this.copyPrompts(part.map(({ group }) => group), part.map(({ ids }) => ids.length));
     }
   }
 
@@ -230,8 +223,7 @@ export class Generator {
   }
 
   private prefillFor(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {
-    const key = `${shape.tokens}/${shape.picks}/${shape.rows}`;
-    return this.prefills.get(key, () => this.recordPrefill(shape));
+    return this.prefills.get(shapeKey(shape), () => this.recordPrefill(shape));
   }
 
   private recordPrefill(shape: BatchShape): Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>> {

@@ -5,7 +5,7 @@ import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { destroy, persistent, Tensor, vector } from '../gpu/tensor.ts';
-import { BatchTensors, shapeOf, type BatchShape, type PackedBatch, type PackRow } from './batch.ts';
+import { BatchTensors, shapeKey, shapeOf, type BatchShape, type PackedBatch, type PackRow } from './batch.ts';
 import type { Decoder, Join } from './decoder.ts';
 import { Recent } from './recent.ts';
 
@@ -53,8 +53,7 @@ export class Passes<Extra = unknown> {
 
   /** The pass for a shape: recorded, compiled and ready to run. */
   for(shape: BatchShape): Promise<Pass<Extra>> {
-    const key = `${shape.tokens}/${shape.picks}/${shape.rows}`;
-    return this.made.get(key, () => this.make(shape));
+    return this.made.get(shapeKey(shape), () => this.make(shape));
   }
 
   /** Uploads a batch and runs its pass; the results lie in the returned pass until the next run of that shape. */
@@ -132,7 +131,7 @@ function largestFirst(batches: Iterable<readonly PackRow[]>): BatchShape[] {
   const shapes = new Map<string, BatchShape>();
   for (const rows of batches) {
     const shape = shapeOf(rows);
-    shapes.set(`${shape.tokens}/${shape.picks}/${shape.rows}`, shape);
+    shapes.set(shapeKey(shape), shape);
   }
   return [...shapes.values()].sort((a, b) => b.tokens - a.tokens || b.picks - a.picks || b.rows - a.rows);
 }

@@ -7,6 +7,7 @@ import { kernel, type Kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
 import { f32, launch, mirrorOf } from '../program.ts';
 import { spread } from '../tape.ts';
+import type { Constants } from '../template.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
 import { splitFor, tileFor } from './matmul_forms.ts';
@@ -34,9 +35,10 @@ function noBias(): Tensor {
   return zero;
 }
 
-type Constants = Record<string, string | number | boolean>;
+/** A form of the product for given shapes, and the results that a workgroup computes. */
+export interface Made { kernel: Kernel; tileRows: number; tileCols: number }
 
-function tiled(constants: Constants, m: number, n: number): { kernel: Kernel; tileRows: number; tileCols: number } {
+function tiled(constants: Constants, m: number, n: number): Made {
   const { rows, cols, threadRows, threadCols } = tileFor(m, n);
   const all = { ...constants, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols };
   return { kernel: kernel('matmul', `${source}\n${tiledSource}`, all), tileRows: rows, tileCols: cols };
@@ -59,17 +61,14 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   return true;
 }
 
-function pick(mode: Mode, store: Store, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } {
-  const columns = 'columns' in store && store.columns !== undefined && readsTextures();
-  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns };
-  if (!readsTextures()) return { ...tiled(constants, rows, n), mirrored: false };
+function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): Made {
   // Small tiles for few rows: each result is still summed over K in the same order.
   const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
   // Two vec4s of K a turn gain 6 % on long sums and nothing on short ones, which would only have more kernels to compile.
   const exact = mode !== 'nt' || n % 4 === 0;
   const depth = k >= 128 && k % 8 === 0 && exact ? 2 : 1;
   const form = { FORM: 'broadcast', TM: tileRows, ...widths, DEPTH: depth, EXACT: exact && k % (4 * depth) === 0 };
-  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols: 32, mirrored: true };
+  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols: 32 };
 }
 
 /**
@@ -86,10 +85,13 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const columns = 'columns' in store ? store.columns : undefined;
   if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
   const onMatrixUnits = subgroupMatrixForm(mode, store, a, b);
-  if (columns && (onMatrixUnits || !readsTextures())) columnSum(columns, b, 'plain');
-  if (mode === 'tn' && !onMatrixUnits && !readsTextures() && splitMatmul(a, b, c, store, [m, n, k])) return;
-  const { kernel: made, tileRows, tileCols, mirrored } = onMatrixUnits
-    ?? pick(mode, store, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) });
+  const mirrored = !onMatrixUnits && readsTextures();
+  if (columns && !mirrored) columnSum(columns, b, 'plain');
+  if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
+  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: mirrored && columns !== undefined };
+  const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
+    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) })
+    : tiled(constants, m, n));
   const tensors: (Tensor | Mirror)[] = mirrored ? [mirrorOf(a), mirrorOf(b)] : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());

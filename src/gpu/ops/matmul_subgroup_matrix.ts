@@ -1,10 +1,10 @@
 import source from '../../../kernels/matmul.wgsl';
 import matrixSource from '../../../kernels/matmul_subgroup_matrix.wgsl';
 import { gpu, type MatrixUnits } from '../device.ts';
-import { kernel, type Kernel } from '../kernel.ts';
+import { kernel } from '../kernel.ts';
 import type { Constants } from '../template.ts';
 import type { Tensor } from '../tensor.ts';
-import type { Mode, Store } from './matmul.ts';
+import type { Made, Mode, Store } from './matmul.ts';
 
 /** Rows and columns of C that a workgroup computes. */
 const TILE = 64;
@@ -20,9 +20,9 @@ export const matrixConstants = (mode: Mode, store: Store, { m, n, k, lanes, emul
  * The form of a product on the device's matrix units: undefined where it has none or an operand is stored as f32. It hangs on
  * nothing that rows beside a row could change.
  */
-export function subgroupMatrixForm(mode: Mode, store: Store, a: Tensor, b: Tensor): { kernel: Kernel; tileRows: number; tileCols: number; mirrored: boolean } | undefined {
+export function subgroupMatrixForm(mode: Mode, store: Store, a: Tensor, b: Tensor): Made | undefined {
   const { matrix } = gpu();
   if (!matrix || a.storage !== 'f16' || b.storage !== 'f16') return undefined;
   const made = kernel('matmul', matrixTemplate, matrixConstants(mode, store, matrix));
-  return { kernel: made, tileRows: TILE, tileCols: TILE, mirrored: false };
+  return { kernel: made, tileRows: TILE, tileCols: TILE };
 }
