@@ -5,8 +5,7 @@
 //% const D4 = Math.ceil(D / 4), vec = D % 4 === 0;
 //% const list = (n) => [...Array(n).keys()];
 //% const array = vec ? 'array<vec4f>' : 'array<f32>';
-//% const WIDTHS = { QKV: typeof WIDTH_QKV === 'number' ? WIDTH_QKV : 0, DO: typeof WIDTH_DO === 'number' ? WIDTH_DO : 0,
-//%   K: typeof WIDTH_K === 'number' ? WIDTH_K : 0, V: typeof WIDTH_V === 'number' ? WIDTH_V : 0 };
+//% const WIDTHS = { QKV: WIDTH_QKV, DO: WIDTH_DO, K: WIDTH_K, V: WIDTH_V };
 //% const reads = (binding, name) => `@group(0) @binding(${binding}) var${WIDTHS[name]
 //%   ? ` ${name}: texture_storage_2d<rgba32float, read>` : `<storage, read> ${name}: ${array}`};`;
 //% const heads = (...names) => names.map((name) => {

@@ -1,7 +1,6 @@
 import source from '../../../kernels/attention.wgsl';
 import gradQSource from '../../../kernels/attention_grad_q.wgsl';
 import gradKvSource from '../../../kernels/attention_grad_kv.wgsl';
-import headsSource from '../../../kernels/heads.wgsl';
 import rotarySource from '../../../kernels/rotary.wgsl';
 import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
@@ -9,6 +8,7 @@ import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
 import { clear, f32, launch, mirrorOf } from '../program.ts';
 import { rowGrid, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
+import { headWidths, withHeads } from './heads.ts';
 
 /** How heads lie in a token's row: query heads, then key heads, then value heads. */
 export interface HeadShape {
@@ -63,12 +63,13 @@ export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tens
   const lse = scratch(qkv.rows, heads, heads);
   if (o.stride !== o.cols) clear(o);
   const textured = readsTextures() && headDim % 4 === 0;
-  const constants = { D: headDim, LANES: lanes, QUERIES: queries, KEYS: keys, WIDTH_QKV: textured ? mirrorWidth(qkv.storage) : 0 };
+  const width = ({ storage }: Tensor): number => (textured ? mirrorWidth(storage) : 0);
+  const constants = { D: headDim, LANES: lanes, QUERIES: queries, KEYS: keys, ...headWidths({ QKV: width(qkv) }) };
   const read = (tensor: Tensor): Tensor | Mirror => (textured ? mirrorOf(tensor) : tensor);
   const first = (tensor: Tensor | Mirror): number => ('first' in tensor ? tensor.first * 4 : 0);
   const words = [heads, qkv.stride, o.stride, heads * headDim, (heads + kvHeads) * headDim, heads / kvHeads, f32(1 / Math.sqrt(headDim))];
   const input = read(qkv);
-  launch(kernel('attention', `${headsSource}\n${source}`, constants), [tiles, input, o, lse], [...words, first(input), 0], [tiles.rows, heads]);
+  launch(kernel('attention', withHeads(source), constants), [tiles, input, o, lse], [...words, first(input), 0], [tiles.rows, heads]);
   tape.push([qkv, o, lse], () => {
     const dO = tape.take(o);
     const { gradient, add } = tape.target(qkv);
@@ -76,10 +77,10 @@ export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tens
     if (gradient.stride !== gradient.cols) clear(gradient);
     const delta = scratch(qkv.rows, heads, heads);
     const [x, dy] = [read(qkv), read(dO)];
-    const gradConstants = { ...constants, WIDTH_DO: textured ? mirrorWidth(dO.storage) : 0 };
+    const gradConstants = { ...constants, ...headWidths({ QKV: width(qkv), DO: width(dO) }) };
     const all = [...words, first(x), first(dy)];
-    launch(kernel('attention_grad_q', `${headsSource}\n${gradQSource}`, gradConstants), [tiles, x, o, lse, dy, gradient, delta], all, [tiles.rows * queries, heads]);
-    launch(kernel('attention_grad_kv', `${headsSource}\n${gradKvSource}`, gradConstants), [tiles, x, lse, delta, dy, gradient], all, [tiles.rows * queries, kvHeads]);
+    launch(kernel('attention_grad_q', withHeads(gradQSource), gradConstants), [tiles, x, o, lse, dy, gradient, delta], all, [tiles.rows * queries, heads]);
+    launch(kernel('attention_grad_kv', withHeads(gradKvSource), gradConstants), [tiles, x, lse, delta, dy, gradient], all, [tiles.rows * queries, kvHeads]);
     release(dO, delta);
   });
   tape.done(lse);

@@ -1,7 +1,6 @@
 import advanceSource from '../../../kernels/decode_advance.wgsl';
 import attentionSource from '../../../kernels/attention_decode.wgsl';
 import copySource from '../../../kernels/cache_copy.wgsl';
-import headsSource from '../../../kernels/heads.wgsl';
 import inputSource from '../../../kernels/decode_input.wgsl';
 import writeSource from '../../../kernels/cache_write.wgsl';
 import { gpu } from '../device.ts';
@@ -10,6 +9,7 @@ import { mirrorWidth, readsTextures, standingMirror, type Mirror } from '../mirr
 import { clear, copyToMirror, f32, launch } from '../program.ts';
 import { rowGrid } from '../tape.ts';
 import { persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
+import { headWidths, withHeads } from './heads.ts';
 import { wideKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
 
@@ -88,8 +88,8 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   const { subgroup } = gpu();
   const { keys, values, textures } = cache;
   const width = textures ? mirrorWidth(keys.storage) : 0;
-  launch(wideKernel('attention_decode', `${headsSource}\n${attentionSource}`, { subgroup, workgroup: subgroup || 64 },
-    { D: headDim, WIDTH_K: width, WIDTH_V: width }),
+  launch(wideKernel('attention_decode', withHeads(attentionSource), { subgroup, workgroup: subgroup || 64 },
+    { D: headDim, ...headWidths({ K: width, V: width }) }),
     [slots, positions, qkv, textures?.keys ?? keys, textures?.values ?? values, o],
     [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [heads, qkv.rows]);
   return o;
