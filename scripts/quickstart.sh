@@ -74,35 +74,46 @@ ppo() {
     --warmup 10 --max-new-tokens 56 --save-every 8 --seed "${ppo_seed:-$seed}" "$@"
 }
 
-say "step 3: PPO, $episodes episodes, β $beta, γ 0"
-ppo 2.5e-4 --out ppo
-policies=(sft ppo)
-if [ "$ptx" ]; then
-  say 'step 3 again with the pretraining term: γ 1, 1,024 tokens a minibatch'
-  # The pretraining gradient is the larger one and shares the step: a higher rate, so that the reward keeps its part, and 8 rows
-  # a minibatch, so that its noise does not wear down what SFT taught.
-  ppo 3e-4 --gamma 1 --pretrain "$prose/train.jsonl.gz" --pretrain-batch 8 --out ppo-ptx
-  policies+=(ppo-ptx)
-fi
-
 # --- Evaluation on 547 prompts that no stage has seen ---
 
 answers() { rlhf sample --model "$1" --batch-size 64 --max-new-tokens 56 --seed "$seed" "${@:2}" < "$restaurants/dev-prompts.jsonl"; }
 scored() { answers "$@" | rlhf score --model rm; }
 best_of() { node "$root/scripts/best-of-n.mjs" "$1" < "$2"; }
 
-say 'evaluation: the reward model on 50 held-out rankings'
-into eval/rm.jsonl rlhf eval rm --model rm --data "$restaurants/rankings-held-out.jsonl"
-into eval/rm-held-out.jsonl rlhf score --model rm --data "$restaurants/rankings-held-out.jsonl"
-
-for policy in "${policies[@]}"; do
+evaluate() {
+  local policy=$1
   say "evaluation: $policy, greedy and sampled answers, KL to the SFT model, loss on prose"
   into "eval/$policy-greedy.jsonl" scored "$policy" --greedy
   into "eval/$policy-sampled.jsonl" scored "$policy"
   into "eval/$policy-logprobs.jsonl" rlhf logprobs --model "$policy" --data "eval/$policy-sampled.jsonl"
   into "eval/$policy-logprobs-sft.jsonl" rlhf logprobs --model sft --data "eval/$policy-sampled.jsonl"
   into "eval/$policy-prose.jsonl" rlhf eval perplexity --model "$policy" --data "$prose/held-out.jsonl.gz"
-done
+}
+
+with_pretraining() {
+  # The pretraining gradient is the larger one and shares the step: a higher rate, so that the reward keeps its part, and 8 rows
+  # a minibatch, so that its noise does not wear down what SFT taught.
+  ppo 3e-4 --gamma 1 --pretrain "$prose/train.jsonl.gz" --pretrain-batch 8 --out ppo-ptx
+  evaluate ppo-ptx
+}
+
+say "step 3: PPO, $episodes episodes, β $beta, γ 0"
+policies=(sft ppo)
+if [ "$ptx" ]; then
+  say 'beside it, with the pretraining term: γ 1, 1,024 tokens a minibatch (ppo-ptx.log)'
+  policies+=(ppo-ptx)
+  beside ppo-ptx with_pretraining
+else
+  beside eval evaluate sft
+fi
+ppo 2.5e-4 --out ppo
+evaluate ppo
+joined
+
+beside eval evaluate sft
+say 'evaluation: the reward model on 50 held-out rankings'
+into eval/rm.jsonl rlhf eval rm --model rm --data "$restaurants/rankings-held-out.jsonl"
+into eval/rm-held-out.jsonl rlhf score --model rm --data "$restaurants/rankings-held-out.jsonl"
 
 most=$([ "$fast" ] && echo 4 || echo 16)
 say "evaluation: the best of up to $most answers of the SFT model"
@@ -111,6 +122,7 @@ for n in 4 16; do
   [ "$n" -gt "$most" ] || into "eval/sft-best-of-$n.jsonl" best_of "$n" "eval/sft-k$most.jsonl"
 done
 into eval/references.jsonl gzip -dc "$restaurants/dev-references.jsonl.gz"
+joined
 
 # --- Closing table, answers side by side, the page ---
 

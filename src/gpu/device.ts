@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
+import { availableParallelism, setPriority } from 'node:os';
 import { RunError, UsageError } from '../errors.ts';
 import { countMemory } from './memory.ts';
 
@@ -137,6 +138,12 @@ export async function loadDawn(): Promise<DawnModule> {
 }
 
 /**
+ * Up to so many cores Mesa's software driver gets two threads a core (it would take one): it wakes them at every dispatch, and the
+ * system often puts two on one core, of which the second waits for the first while the other core idles.
+ */
+const FEW_CORES = 8;
+
+/**
  * Opens the adapter with Dawn and asks for its own limits and the features the kernels can use.
  * Errors: RunError where there is no adapter, UsageError where `options.adapter` matches none.
  */
@@ -145,6 +152,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const dawn = await loadDawn();
   Object.assign(globalThis, dawn.globals);
   process.env.XDG_RUNTIME_DIR ??= '/tmp';
+  const cores = availableParallelism();
+  if (cores <= FEW_CORES) process.env.LP_NUM_THREADS ??= String(2 * cores);
   const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia'];
   if (options.validation === false) toggles.push('skip_validation', 'disable_robustness');
   const flags = [`enable-dawn-features=${toggles.join(',')}`, 'disable-dawn-features=timestamp_quantization'];
@@ -203,7 +212,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     matrix: process.env.RLHF_MATRIX_UNITS ? matrixUnits(info, features, subgroup) : undefined,
   };
   current = opened;
-  if (software) pollSlowly();
+  if (software) yieldToDriver();
   if (software) options.warn?.(`no GPU: running on ${adapterName(info)}, in software: correct, but slow`);
   return opened;
 }
@@ -223,6 +232,22 @@ export function askForBuffer(bytes: number): void {
 /** What to tell about something that is larger than the device allows. */
 export const tooLarge = (what: string, bytes: number, limit: number): RunError =>
   new RunError(`${what} of ${size(bytes)} is larger than the device allows (${size(limit)})`, LOWER);
+
+/** Nice value of the main thread beside a driver that computes on the same cores: it works while those compute, and can wait. */
+const BEHIND = 10;
+
+/**
+ * Leaves the cores to a driver that computes on them: its threads, which exist by now, go before the main thread (between two dispatches
+ * the driver waits until each of them has run), and Dawn looks less often.
+ */
+function yieldToDriver(): void {
+  pollSlowly();
+  try {
+    setPriority(BEHIND);
+  } catch {
+    // Not allowed here: slower, nothing else.
+  }
+}
 
 /** Between two looks of Dawn at a software driver: a look takes 40 µs of a core that the driver computes on. */
 const POLL_MS = 2;
