@@ -65,12 +65,13 @@ train train-rm --model sft --data "$restaurants/rankings.jsonl" --eval-data "$re
   --demonstrations "$restaurants/demonstrations.jsonl.gz" \
   --epochs "$([ "$fast" ] && echo 2 || echo 3)" --batch-size 8 --lr 1e-3 --seed "$seed" --out rm
 
-# ppo RATE OPTION…
+# ppo RATE OPTION… The policy kept is the moving average of the last fifty updates or so: a single one wanders, and its greedy answers
+# drop now this fact, now that.
 ppo() {
   local rate=${lr:-$1}
   shift
   train ppo --policy sft --reward rm --prompts "$restaurants/prompts.jsonl" \
-    --beta "$beta" --episodes "$episodes" --batch-size 64 --minibatch-size 32 --epochs 2 --lr "$rate" --value-lr "$rate" \
+    --beta "$beta" --episodes "$episodes" --batch-size 64 --minibatch-size 32 --epochs 2 --lr "$rate" --value-lr 5e-4 --ema 0.98 \
     --warmup 10 --max-new-tokens 56 --save-every 8 --seed "${ppo_seed:-$seed}" "$@"
 }
 

@@ -8,7 +8,7 @@ into() {
   local file=$1
   shift
   [ -s "$file" ] && return
-  "$@" > "$file.part"
+  "$@" > "$file.part" || return
   mv "$file.part" "$file"
 }
 
