@@ -199,13 +199,14 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const software = /llvmpipe|swiftshader|software|lavapipe/i.test(`${info.device} ${info.description} ${info.architecture}`)
     || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
   const features = new Set<string>(device.features);
-  const subgroup = fixed ? info.subgroupMinSize! : 0;
+  const asGpu = !!process.env.RLHF_GPU_FORMS; // in tests: kernels and plans as on a GPU whose subgroups have no fixed size
+  const subgroup = fixed && !asGpu ? info.subgroupMinSize! : 0;
   const opened: Gpu = {
     device,
     adapter,
     info,
     subgroup,
-    software,
+    software: software && !asGpu,
     maxBinding: limits.maxStorageBufferBindingSize,
     features,
     // Matrix units have not been seen to give right numbers on any hardware yet: only where somebody asks for them.

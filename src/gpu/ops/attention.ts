@@ -24,7 +24,7 @@ export interface HeadShape {
 export function attentionTile(headDim: number): { lanes: number; queries: number; keys: number } {
   if (gpu().subgroup === 8) return { lanes: 8, queries: 2, keys: 8 };
   const bytes = 2 * Math.ceil(headDim / 4) * 16 + 8; // a key, a value (or a query and its gradient), two sums
-  const room = Math.min(20480, gpu().device.limits.maxComputeWorkgroupStorageSize);
+  const room = Math.min(20480, gpu().adapter.limits.maxComputeWorkgroupStorageSize);
   return { lanes: 64, queries: 1, keys: [32, 16].find((keys) => keys * bytes <= room) ?? 8 };
 }
 

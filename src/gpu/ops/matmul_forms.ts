@@ -34,6 +34,9 @@ export function withTile(only: Tile, work: () => void): void {
   }
 }
 
+/** Bytes of workgroup memory that a tile takes: 16 steps of K of its rows and columns, and a vec4 beside each against bank conflicts. */
+const bytesOf = ({ rows, cols }: Tile): number => 16 * 16 * (rows / 4 + 1 + cols / 4 + 1);
+
 const groups = (m: number, n: number, { rows, cols }: Tile): number => Math.ceil(m / rows) * Math.ceil(n / cols);
 
 /**
@@ -44,7 +47,8 @@ export function tileFor(m: number, n: number): Tile {
   if (forced) return forced;
   if (m <= 16) return FEW;
   if (m <= 64) return SOME;
-  return [LARGE, LONG].find((t) => groups(m, n, t) >= FILL) ?? SMALL;
+  const room = gpu().adapter.limits.maxComputeWorkgroupStorageSize;
+  return [LARGE, LONG].find((t) => groups(m, n, t) >= FILL && bytesOf(t) <= room) ?? SMALL;
 }
 
 /** The least steps of K that are worth a part of their own. */
