@@ -3,8 +3,9 @@
 //   STORE plain: C = P + bias          residual: C = P + bias + R      add: C += P
 //         gelu:  U = P + bias, C = gelu(U)                             gelu_grad: C = P · gelu'(U)
 //         gelu_more: U += P, C = gelu(U)      gelu_grad_more: C = (C + P) · gelu'(U)
-//   COLUMNS (tn of matmul_broadcast.wgsl only): the sums of B's columns are added to G [N], a bias' gradient beside its matrix'.
 //         part: C[z] = P over the z-th p.chunk steps of K (matmul_tiled.wgsl), for matmul_split.wgsl to sum
+//   COLUMNS (tn of matmul_broadcast.wgsl and matmul_tiled.wgsl): the sums of B's columns are added to G [N], a bias' gradient beside
+//         its matrix'; in the store part those of the z-th steps are row p.bias + z of C.
 //   p.scale multiplies P in the stores that add it to something (add, gelu_more, gelu_grad_more).
 // Strides (lda, ldb, ldc) count vec4s; the columns up to the next multiple of 4 are zero in the inputs and come out zero in C.
 // The sum over K runs in one order that depends on K alone, so a row of C does not depend on the rows beside it.
@@ -44,7 +45,7 @@ struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scal
 //% if (STORE === 'gelu' || STORE === 'gelu_more') {
 @group(0) @binding(${at++}) var<storage, read_write> U: array<vec4f>;
 //% }
-//% if (COLUMNS) {
+//% if (COLUMNS && STORE !== 'part') {
 @group(0) @binding(${at++}) var<storage, read_write> G: array<vec4f>;
 //% }
 @group(0) @binding(${at++}) var<uniform> p: P;

@@ -23,6 +23,10 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   //% for (const i of rows) { for (const j of cols) {
   var c${i}_${j} = vec4f();
   //% } }
+  //% if (COLUMNS) {
+  var g = vec4f(); // of this thread's vec4 of columns, in the first row of workgroups
+  let sums = w.y == 0 && t < ${TN / 4};
+  //% }
   //% if (STORE === 'part') {
   let first = w.z * p.chunk;
   let end = min(p.K, first + p.chunk);
@@ -92,6 +96,9 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     }
     //% } }
     workgroupBarrier();
+    //% if (COLUMNS) {
+    if (sums) { for (var k = 0u; k < 16; k++) { g += Bs[k][t]; } }
+    //% }
     for (var k = 0u; k < 16; k++) {
       //% for (let i = 0; i < RT / 4; i++) {
       let a${i} = As[k][ty * ${RT / 4} + ${i}];
@@ -103,6 +110,10 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     }
     workgroupBarrier();
   }
+  //% if (COLUMNS) {
+  let column = w.x * ${TN / 4} + t;
+  if (sums && column < (p.N + 3) / 4) { ${STORE === 'part' ? 'C[(p.bias + w.z) * p.ldc + column] = g;' : 'G[column] += g;'} }
+  //% }
   let r0 = m0 + ty * ${RT};
   //% for (const j of cols) {
   {

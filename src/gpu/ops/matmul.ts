@@ -9,7 +9,6 @@ import { f32, launch, mirrorOf } from '../program.ts';
 import { spread } from '../tape.ts';
 import type { Constants } from '../template.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
-import { columnSum } from './column_sum.ts';
 import { splitFor, tileFor } from './matmul_forms.ts';
 import { subgroupMatrixForm } from './matmul_subgroup_matrix.ts';
 
@@ -49,14 +48,15 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   if (!(store.kind === 'add' || (store.kind === 'plain' && !store.bias))) return false;
   const { parts, chunk } = splitFor('tn', m, n, k);
   if (parts === 1) return false;
-  const { kernel: made, tileRows, tileCols } = tiled({ MODE: 'tn', STORE: 'part', ACT: '', COLUMNS: false }, m, n);
-  const part = scratch(parts * m, n);
-  launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, part.stride / 4, 0, f32(1), chunk],
+  const columns = store.kind === 'add' ? store.columns : undefined;
+  const { kernel: made, tileRows, tileCols } = tiled({ MODE: 'tn', STORE: 'part', ACT: '', COLUMNS: columns !== undefined }, m, n);
+  const part = scratch(parts * (columns ? m + 1 : m), n);
+  launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, part.stride / 4, parts * m, f32(1), chunk],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows), parts]);
-  const size = (m * part.stride) / 4;
+  const row = part.stride / 4;
   const scale = f32((store.kind === 'add' ? store.scale : undefined) ?? 1);
-  launch(kernel('matmul_split', splitSource, { ADD: store.kind === 'add' }), [part, c],
-    [size, parts, part.stride / 4, c.stride / 4, scale], spread(size));
+  launch(kernel('matmul_split', splitSource, { ADD: store.kind === 'add', COLUMNS: columns !== undefined }), [part, c, ...(columns ? [columns] : [])],
+    [m * row, parts, row, c.stride / 4, scale], spread((columns ? m + 1 : m) * row));
   release(part);
   return true;
 }
@@ -86,9 +86,8 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
   const onMatrixUnits = subgroupMatrixForm(mode, store, a, b);
   const mirrored = !onMatrixUnits && readsTextures();
-  if (columns && !mirrored) columnSum(columns, b, 'plain');
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
-  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: mirrored && columns !== undefined };
+  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
   const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
     ? broadcast(constants, mode, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) })
     : tiled(constants, m, n));
@@ -100,7 +99,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   tensors.push(c);
   if (store.kind === 'gelu' || store.kind === 'gelu_more') tensors.push(store.preactivation);
   const scale = f32(('scale' in store ? store.scale : undefined) ?? 1);
-  if (columns && mirrored) tensors.push(columns);
+  if (columns) tensors.push(columns);
   const starts = tensors.flatMap((t) => ('first' in t ? [t.first] : []));
   launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale, ...starts],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);

@@ -1,5 +1,6 @@
 import source from '../../../kernels/token_logprob.wgsl';
 import gradSource from '../../../kernels/token_logprob_grad.wgsl';
+import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { f32, launch } from '../program.ts';
 import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
@@ -14,20 +15,23 @@ export interface TokenLogprobOptions {
   dLogp?: Tensor;
 }
 
-/** The most bytes of logits that are in memory at once; more rows are done in turn and recomputed for the gradient. */
-const LOGIT_BYTES = 64 << 20;
+/**
+ * The most bytes of logits that are in memory at once; more rows are done in turn and recomputed for the gradient. A GPU gets four times
+ * as many, and so a quarter of the dispatches.
+ */
+const logitBytes = (): number => (gpu().software ? 64 << 20 : Math.min(256 << 20, gpu().maxBinding));
 
 /**
  * For hidden states h [M,C] and the unembedding W [V,C]: stats [M,4] = (log-probability of the target, entropy,
  * 1 if the target is the most likely token, log-sum-exp), from logits h·Wᵀ/temperature that never exist for more rows
- * than fit `LOGIT_BYTES`. The gradient runs through log-probabilities only.
+ * than fit `logitBytes`. The gradient runs through log-probabilities only.
  */
 export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tensor, stats: Tensor, options: TokenLogprobOptions = {}): void {
   const slices = slicesOf(w);
   const vocabulary = slices.at(-1)!.firstRow + slices.at(-1)!.value.rows;
   const stride = (vocabulary + 3) & ~3;
   const inverse = f32(1 / (options.temperature ?? 1));
-  const fit = Math.max(1, Math.floor(LOGIT_BYTES / (stride * 4)));
+  const fit = Math.max(1, Math.floor(logitBytes() / (stride * 4)));
   const block = fit >= h.rows ? h.rows : Math.max(64, fit - (fit % 64));
   const parts: { first: number; count: number }[] = [];
   for (let first = 0; first < h.rows; first += block) parts.push({ first, count: Math.min(block, h.rows - first) });
