@@ -50,6 +50,15 @@ const wholeWords = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 /** `n` rounded up to a multiple of 4: the stride of a row of n. */
 export const pad4 = (n: number): number => (n + 3) & ~3;
 
+/**
+ * Vec4s of a row, for kernels that take one number for a row's width and for the way to the next row. Throws where rows lie further
+ * apart, as columns of a wider matrix do: those only products, attention, the sampler and sums of columns take.
+ */
+export function rowVec4s({ rows, cols, stride }: Tensor): number {
+  if (stride !== pad4(cols)) throw new Error(`[${rows},${cols}] with rows ${stride} apart`);
+  return stride / 4;
+}
+
 const sizeClass = (bytes: number): number => {
   const at = Math.max(256, bytes);
   const step = Math.max(256, 2 ** Math.floor(Math.log2(at)) / 8);

@@ -1,10 +1,11 @@
-// What holds of every form of the product: its tile, the batch and how K is split must not show.
+// What holds of every form of the product: which one runs, its tile, how K is split and how far apart rows lie must not show.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gpu, withSubgroup } from '../../src/gpu/device.ts';
+import { gpu, withMatrix, withSubgroup } from '../../src/gpu/device.ts';
 import { matmul, type Mode, type Store } from '../../src/gpu/ops/matmul.ts';
 import { splitFor, tileFor, TILES, withTile } from '../../src/gpu/ops/matmul_forms.ts';
-import type { Storage, Tensor } from '../../src/gpu/tensor.ts';
+import { subgroupMatrixForm } from '../../src/gpu/ops/matmul_subgroup_matrix.ts';
+import { pad4, persistent, type Storage, Tensor, upload } from '../../src/gpu/tensor.ts';
 import { type Check, close, passed, roundingOf } from '../../src/self_test/check.ts';
 import { matmulChecks } from '../../src/self_test/matmul.ts';
 import { matrix as stored, numbers } from '../../src/self_test/on_device.ts';
@@ -166,5 +167,56 @@ test('K is split for weight gradients alone, and not where tiles fill a GPU', ()
     assert.ok(parts === 1 || chunk % 16 === 0);
   }
 });
+
+/** Rows that lie further apart than their columns ask: zeros up to a multiple of 4, then what belongs to others, not numbers. */
+function apart(values: Float32Array, cols: number, gap: number, storage: Storage): Tensor {
+  const [rows, stride] = [values.length / cols, pad4(cols) + gap];
+  const all = new Float32Array(rows * stride).fill(NaN);
+  for (let r = 0; r < rows; r++) all.fill(0, r * stride, r * stride + pad4(cols)).set(values.subarray(r * cols, (r + 1) * cols), r * stride);
+  const tensor = persistent(rows, cols, stride, storage);
+  upload(new Tensor(tensor.buffer, rows, stride, stride, 0, storage), all);
+  return tensor;
+}
+
+/** Runs `work` for each form of the product, and the storages of A and B that it needs. */
+async function onEachForm(work: (form: string, storage: Storage) => Promise<void>): Promise<void> {
+  await onEachVariant((variant) => work(variant, 'f32'));
+  await withSubgroup(0, async () => {
+    for (const tile of TILES) await new Promise<void>((done, fail) => withTile(tile, () => work(`tile ${tile.rows}×${tile.cols}`, 'f32').then(done, fail)));
+  });
+  await withMatrix({ m: 16, n: 16, k: 16, lanes: 32, emulated: true }, async () => {
+    const half = stored(new Float32Array(4), 4, undefined, 'f16');
+    assert.ok(subgroupMatrixForm('nn', { kind: 'plain' }, half, half));
+    await work('matrix units', 'f16');
+  });
+}
+
+test('columns of a wider matrix are multiplied as if they stood alone: nothing beside them is read or changed', () =>
+  onEachForm(async (form, storage) => {
+    const { normals } = numbers(29, 'f16');
+    const cases = MODES.flatMap((mode) => ([[5, 7, 3], [33, 19, 43], [18, 36, 8], [20, 9, 136], [9, 6, 1026]] as const).flatMap((size) => [4, 20].map((gap) => {
+      const [m, n, k] = size;
+      const [a, b, before] = [normals(m * k), normals(k * n), normals(m * n)];
+      const A = apart(a, mode === 'tn' ? m : k, gap, storage);
+      const B = apart(b, mode === 'nt' ? k : n, gap, storage);
+      const add = apart(before, n, gap, 'f32');
+      const columns = apart(new Float32Array(n), n, 0, 'f32');
+      const product = matmulOf(mode, a, b, m, n, k);
+      return { what: `${form}, ${mode} ${size}, ${gap} more`, mode, n, A, B, add, C: apart(before, n, gap, 'f32'), columns, before, product,
+        sums: matmulOf('tn', new Float32Array(k).fill(1), b, 1, n, k) };
+    })));
+    const results = await compute(() => cases.forEach(({ mode, A, B, C, add, columns }) => {
+      matmul(mode, A, B, C);
+      matmul(mode, A, B, add, { kind: 'add', ...(mode === 'tn' ? { columns } : {}) });
+    }), cases.flatMap(({ C, add, columns }) => [withPadding(C), withPadding(add), columns]));
+    cases.forEach(({ what, mode, n, C, before, product, sums }, i) => {
+      const [plain, added, columns] = results.slice(3 * i, 3 * i + 3);
+      const within = (values: Float32Array): Float32Array => values.filter((_, at) => at % C.stride < pad4(n));
+      check(within(plain), product, n, what);
+      check(within(added), product.map((p, at) => before[at] + p), n, `${what}, added`);
+      if (mode === 'tn') check(columns, sums, n, `${what}, sums of columns`);
+      for (const values of [plain, added]) assert.ok(values.every((x, at) => at % C.stride < pad4(n) || Number.isNaN(x)), `${what}: what lies beside is untouched`);
+    });
+  }));
 
 test.run();
