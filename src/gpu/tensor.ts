@@ -1,7 +1,7 @@
 import { acquireBuffer, submit } from './backend.ts';
 import { halvesOf, halfValues } from '../files/float_formats.ts';
 import { askForBuffer, checkDevice, gpu, perDevice } from './device.ts';
-import { written } from './mirror.ts';
+import { freeMirror, written } from './mirror.ts';
 
 /** How a tensor's numbers are stored: f32 (and other 32-bit kinds), or f16, which only where the adapter has `shader-f16`. */
 export type Storage = 'f32' | 'f16';
@@ -167,9 +167,12 @@ export function persistent(rows: number, cols: number, stride = pad4(cols), stor
   return new Tensor(buffer, rows, cols, stride, 0, storage);
 }
 
-/** Frees the buffers of persistent tensors, once what has been submitted so far is done with them. */
+/** Frees the buffers of persistent tensors and their mirrors, once what has been submitted so far is done with them. */
 export function destroy(...tensors: Tensor[]): void {
-  for (const { buffer } of tensors) buffer.destroy();
+  for (const { buffer } of tensors) {
+    buffer.destroy();
+    freeMirror(buffer);
+  }
 }
 
 /** A persistent column of `n` numbers, stride 1. */
