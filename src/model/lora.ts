@@ -1,5 +1,6 @@
 import { UsageError } from '../errors.ts';
-import { ADAPTER_SCORE, adapterTensorName, writeAdapter } from '../files/adapter.ts';
+import { ADAPTER_SCORE, adapterTensorName } from '../files/adapter.ts';
+import { writeAdapter } from '../files/adapter_write.ts';
 import { show } from '../files/json.ts';
 import { submit } from '../gpu/backend.ts';
 import { matmul } from '../gpu/ops/matmul.ts';
