@@ -2,8 +2,9 @@
 //   KIND plain: DY[r,c]     normed: DY[r,c]·(X[r,c] − mean_r)·rstd_r, (mean, rstd) = S[r]     scaled: DY[r,c]·W[r]
 //   KIND layer: normed for G and plain for B in one go, the second in the second half of PART and of the grid's y in STAGE 2
 // The gradients of biases (plain), of norm weights (normed; with biases layer) and of a scalar head (scaled). Two stages, because
-// WGSL has no float atomics, and a fixed order repeats bit for bit. Dispatch (⌈ld/8⌉, blocks), 8 lanes, a vec4 of columns a lane.
-struct P { N: u32, ld: u32, block: u32, blocks: u32 }
+// WGSL has no float atomics, and a fixed order repeats bit for bit. width = ⌈C/4⌉ vec4s of each row are read, ld apart; rows of PART
+// lie width apart. Dispatch (⌈width/8⌉, blocks), 8 lanes, a vec4 of columns a lane.
+struct P { N: u32, ld: u32, width: u32, block: u32, blocks: u32 }
 @group(0) @binding(0) var<storage, read> DY: array<vec4f>;
 //% let at = 1;
 //% const normed = KIND === 'normed' || KIND === 'layer';
@@ -22,7 +23,7 @@ struct P { N: u32, ld: u32, block: u32, blocks: u32 }
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let c = w.x * 8 + t;
-  if (c >= p.ld) { return; }
+  if (c >= p.width) { return; }
   var sum = vec4f();
   //% if (STAGE === 1) {
   //% if (KIND === 'layer') {
@@ -43,13 +44,13 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     sum += DY[r * p.ld + c] * W[r];
     //% }
   }
-  OUT[w.y * p.ld + c] = sum;
+  OUT[w.y * p.width + c] = sum;
   //% if (KIND === 'layer') {
-  OUT[(p.blocks + w.y) * p.ld + c] = plain;
+  OUT[(p.blocks + w.y) * p.width + c] = plain;
   //% }
   //% } else {
   let first = w.y * p.blocks;
-  for (var b = first; b < first + p.blocks; b++) { sum += DY[b * p.ld + c]; }
+  for (var b = first; b < first + p.blocks; b++) { sum += DY[b * p.width + c]; }
   //% if (KIND === 'layer') {
   if (w.y == 1) {
     B[c] += sum;

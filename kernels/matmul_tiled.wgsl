@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
       //% for (const i of four) {
       var v${i} = vec4f();
       //% }
-      if (whole || k0 / 4 + kq < p.lda) {
+      if (whole || k0 / 4 + kq < (p.K + 3) / 4) {
         //% for (const i of four) {
         v${i} = a_at(a_row${i} + k0 / 4 + kq);
         //% }
@@ -77,7 +77,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
       //% for (const i of four) {
       var v${i} = vec4f();
       //% }
-      if (whole || k0 / 4 + kq < p.ldb) {
+      if (whole || k0 / 4 + kq < (p.K + 3) / 4) {
         //% for (const i of four) {
         v${i} = select(vec4f(), b_at(b_row${i} + k0 / 4 + kq), br + ${i} < p.N); // C's padding comes out zero
         //% }

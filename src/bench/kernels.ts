@@ -5,7 +5,7 @@ import { matmul, type Mode } from '../gpu/ops/matmul.ts';
 import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
-import { bytesOf, persistent, stage, upload, vector, type Storage, type Tensor } from '../gpu/tensor.ts';
+import { bytesOf, destroy, persistent, stage, upload, vector, type Storage, type Tensor } from '../gpu/tensor.ts';
 import type { BenchCase, BenchRun } from './measure.ts';
 import { stockCases } from './tfjs.ts';
 
@@ -135,7 +135,7 @@ function programRun(program: Program, tensors: Tensor[], repeat: number, counts:
       for (let i = 0; i < repeat; i++) program.run();
       await stage(done).read();
     },
-    dispose: () => [...tensors, done].forEach(({ buffer }) => buffer.destroy()),
+    dispose: () => destroy(...tensors, done),
   };
 }
 

@@ -20,11 +20,12 @@ export class MirrorTexture {
   readonly view: GPUTextureView;
   /** For buffers that outlive a step: whether the buffer was written since the last copy. */
   stale = true;
+  readonly device = gpu().device;
   private readonly texture: GPUTexture;
 
   constructor(readonly rows: number, readonly storage: Storage) {
     const format = storage === 'f16' ? 'rgba16float' : 'rgba32float';
-    this.texture = gpu().device.createTexture({ label: 'mirror', size: [mirrorWidth(storage), rows], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
+    this.texture = this.device.createTexture({ label: 'mirror', size: [mirrorWidth(storage), rows], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
     this.view = this.texture.createView();
   }
 
@@ -52,7 +53,10 @@ const rowsFor = (bytes: number): number => {
   return Math.ceil(rows / step) * step;
 };
 
-const mirrors = perDevice(() => ({ lasting: new WeakMap<GPUBuffer, MirrorTexture>(), free: [] as MirrorTexture[] }));
+/** Of buffers that outlive a step; planning on paper has mirrors of its own of buffers that exist. */
+const lasting = new WeakMap<GPUBuffer, MirrorTexture[]>();
+/** Textures that recorded steps share for what they write. */
+const shared = perDevice((): MirrorTexture[] => []);
 
 /**
  * Whether kernels that read the same numbers again and again should read them as textures: a driver that runs shaders on a CPU
@@ -66,10 +70,24 @@ export function readsTextures(): boolean {
 /** A mirror of a whole tensor that kernels write beside it (or `copyToMirror` does); it begins as zeros. */
 export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror(new MirrorTexture(rowsFor(bytes), storage), 0);
 
+function lastingMirror(buffer: GPUBuffer, storage: Storage): MirrorTexture {
+  const all = lasting.get(buffer) ?? [];
+  const known = all.find(({ device }) => device === gpu().device);
+  if (known) return known;
+  const made = new MirrorTexture(rowsFor(buffer.size), storage);
+  lasting.set(buffer, [...all, made]);
+  return made;
+}
+
 /** Tells that a buffer's content has changed, so that its mirror is copied anew before it is read. */
 export function written(buffer: GPUBuffer): void {
-  const mirror = mirrors().lasting.get(buffer);
-  if (mirror) mirror.stale = true;
+  for (const mirror of lasting.get(buffer) ?? []) mirror.stale = true;
+}
+
+/** Frees the mirror of a buffer that is destroyed or goes to another use; steps that read it must not run again. */
+export function freeMirror(buffer: GPUBuffer): void {
+  for (const mirror of lasting.get(buffer) ?? []) mirror.destroy();
+  lasting.delete(buffer);
 }
 
 /** A copy to a mirror: made where a step reaches it, or before a step whose buffer was written since. */
@@ -100,15 +118,13 @@ export class StepMirrors {
     const texel = 4 * bytesOf(storage);
     const end = offset + bytes - (bytes % texel);
     if (!isScratch(buffer) && !this.writes.has(buffer)) {
-      const { lasting } = mirrors();
-      let texture = lasting.get(buffer);
-      if (!texture) lasting.set(buffer, (texture = new MirrorTexture(rowsFor(buffer.size), storage)));
+      const texture = lastingMirror(buffer, storage);
       this.read.set(buffer, { kind: 'mirror', texture, buffer, start: 0, end: buffer.size });
       return new Mirror(texture, offset / texel);
     }
     let copy = this.inStep.get(buffer);
     if (!copy || copy.texture.storage !== storage || offset < copy.start || end > copy.end) {
-      if (copy) mirrors().free.push(copy.texture);
+      if (copy) shared().push(copy.texture);
       copy = { kind: 'mirror', texture: take(end - offset, storage), buffer, start: offset, end };
       this.inStep.delete(buffer);
       this.inStep.set(buffer, copy);
@@ -128,12 +144,12 @@ export class StepMirrors {
     const copy = this.inStep.get(buffer);
     if (!copy) return;
     this.inStep.delete(buffer);
-    mirrors().free.push(copy.texture);
+    shared().push(copy.texture);
   }
 
   /** The step is recorded: its textures serve the next one. Returns the lasting buffers that the step writes. */
   end(): ReadonlySet<GPUBuffer> {
-    for (const { texture } of this.inStep.values()) mirrors().free.push(texture);
+    for (const { texture } of this.inStep.values()) shared().push(texture);
     this.inStep.clear();
     return this.writes;
   }
@@ -141,7 +157,7 @@ export class StepMirrors {
 
 function take(bytes: number, storage: Storage): MirrorTexture {
   const rows = rowsFor(bytes);
-  const { free } = mirrors();
+  const free = shared();
   let best = -1; // the smallest that is large enough: recorded steps of several shapes share them
   free.forEach((t, i) => {
     if (t.storage === storage && t.rows >= rows && t.rows <= Math.max(2 * rows, 4) && (best < 0 || t.rows < free[best].rows)) best = i;

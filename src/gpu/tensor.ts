@@ -1,7 +1,7 @@
 import { acquireBuffer, submit } from './backend.ts';
 import { halvesOf, halfValues } from '../files/float_formats.ts';
 import { askForBuffer, checkDevice, gpu, perDevice } from './device.ts';
-import { written } from './mirror.ts';
+import { freeMirror, written } from './mirror.ts';
 
 /** How a tensor's numbers are stored: f32 (and other 32-bit kinds), or f16, which only where the adapter has `shader-f16`. */
 export type Storage = 'f32' | 'f16';
@@ -49,6 +49,15 @@ const wholeWords = (bytes: number): number => Math.ceil(bytes / 4) * 4;
 
 /** `n` rounded up to a multiple of 4: the stride of a row of n. */
 export const pad4 = (n: number): number => (n + 3) & ~3;
+
+/**
+ * Vec4s of a row, for kernels that take one number for a row's width and for the way to the next row. Throws where rows lie further
+ * apart, as columns of a wider matrix do: those only products, attention, the sampler and sums of columns take.
+ */
+export function rowVec4s({ rows, cols, stride }: Tensor): number {
+  if (stride !== pad4(cols)) throw new Error(`[${rows},${cols}] with rows ${stride} apart`);
+  return stride / 4;
+}
 
 const sizeClass = (bytes: number): number => {
   const at = Math.max(256, bytes);
@@ -158,9 +167,12 @@ export function persistent(rows: number, cols: number, stride = pad4(cols), stor
   return new Tensor(buffer, rows, cols, stride, 0, storage);
 }
 
-/** Frees the buffers of persistent tensors, once what has been submitted so far is done with them. */
+/** Frees the buffers of persistent tensors and their mirrors, once what has been submitted so far is done with them. */
 export function destroy(...tensors: Tensor[]): void {
-  for (const { buffer } of tensors) buffer.destroy();
+  for (const { buffer } of tensors) {
+    buffer.destroy();
+    freeMirror(buffer);
+  }
 }
 
 /** A persistent column of `n` numbers, stride 1. */

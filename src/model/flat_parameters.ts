@@ -2,7 +2,8 @@ import { RunError, UsageError } from '../errors.ts';
 import { bufferOf, tf } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
 import type { Parameter } from '../gpu/tape.ts';
-import { bytesOf, persistent, readFloats, Tensor, upload, type Storage } from '../gpu/tensor.ts';
+import { freeMirror } from '../gpu/mirror.ts';
+import { bytesOf, destroy, persistent, readFloats, Tensor, upload, type Storage } from '../gpu/tensor.ts';
 
 /** One tensor as it is stored and named in files and optimiser state. */
 export interface NamedTensor {
@@ -197,12 +198,12 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
   }
 
   dispose(): void {
-    for (const variable of this.variables) variable.dispose();
     for (const { values, half, gradients } of this.chunks) {
-      if (values.storage === 'f16') values.buffer.destroy();
-      half?.buffer.destroy();
-      gradients?.buffer.destroy();
+      if (values.storage === 'f16') destroy(values);
+      else freeMirror(values.buffer); // a variable's, which tfjs may use again
+      destroy(...[half, gradients].filter((t) => t !== undefined));
     }
+    for (const variable of this.variables) variable.dispose();
   }
 }
 

@@ -1,11 +1,12 @@
 import { UsageError } from '../errors.ts';
-import { ADAPTER_SCORE, adapterTensorName, writeAdapter } from '../files/adapter.ts';
+import { ADAPTER_SCORE, adapterTensorName } from '../files/adapter.ts';
+import { writeAdapter } from '../files/adapter_write.ts';
 import { show } from '../files/json.ts';
 import { submit } from '../gpu/backend.ts';
 import { matmul } from '../gpu/ops/matmul.ts';
 import type { LowRank } from '../gpu/ops/low_rank.ts';
 import { runOnce } from '../gpu/program.ts';
-import { pad4, persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import { destroy, pad4, persistent, upload, type Tensor } from '../gpu/tensor.ts';
 import { RandomStream } from '../train/random.ts';
 import type { Family, Head, PlannedTensor } from './config.ts';
 import type { Adapter } from './decoder.ts';
@@ -196,7 +197,7 @@ export async function mergeLora(model: Pick<Model, 'decoder' | 'weights'>): Prom
   });
   const score = lora.find('score.weight');
   if (score) copyNow(score.value, weights.get('score.weight').value);
-  for (const tensor of temporary) tensor.buffer.destroy();
+  destroy(...temporary);
   detachLora(model);
 }
 

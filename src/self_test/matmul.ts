@@ -21,12 +21,12 @@ interface Form {
   preactivation?: Reference;
 }
 
-const plain = (mode: Mode, what: string, size: Size): Form => ({
+const plain = (mode: Mode, what: string, size: Size, biased = true): Form => ({
   what,
   mode,
   size,
-  store: (bias) => ({ kind: 'plain', bias }),
-  result: (p, bias) => p + bias,
+  store: (bias) => ({ kind: 'plain', ...(biased ? { bias } : {}) }),
+  result: (p, bias) => (biased ? p + bias : p),
 });
 
 /** Several tiles with ragged edges, and the tiles for few rows. */
@@ -45,8 +45,11 @@ const added = (mode: Mode): Form => ({
   store: () => ({ kind: 'add' }),
   result: (p, _, c) => p + c,
 });
-/** In f16, each mode and each store once: the tiles for few rows and the other GELU read and store alike. */
-const halfForms = (all: readonly Form[]): Form[] => all.filter(({ what, size }) => size === WHOLE && !/erf|nn, added/.test(what));
+/** More tokens than a part of a weight gradient takes, of which GPUs sum several. */
+const MANY_TOKENS: Size = [67, 43, 1100];
+/** In f16, each mode and each store once, parts of K too: the tiles for few rows and the other GELU read and store alike. */
+const halfForms = (all: readonly Form[]): Form[] =>
+  all.filter(({ what, size }) => (size === WHOLE || size === MANY_TOKENS) && !/erf|nn, added/.test(what));
 const stores = (act: 'tanh' | 'erf', mode: Mode): Omit<Form, 'mode' | 'size'>[] => [
   {
     what: `${mode}, ${act} GELU`,
@@ -75,7 +78,8 @@ const forms: Form[] = [
   ...products,
   added('nn'),
   added('tn'),
-  { ...added('tn'), what: 'tn of many tokens, added', size: [67, 43, 1100] }, // GPUs split K
+  plain('tn', 'tn of many tokens', MANY_TOKENS, false),
+  { ...added('tn'), what: 'tn of many tokens, added', size: MANY_TOKENS },
   {
     what: 'bias and residual',
     mode: 'nt',

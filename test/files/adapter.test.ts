@@ -4,8 +4,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UsageError } from '../../src/errors.ts';
 import {
-  ADAPTER_SCORE, adapterTensorName, isAdapterFolder, openAdapted, outIn, tokenizerFolder, writeAdapter, type NewAdapter,
+  ADAPTER_SCORE, adapterTensorName, isAdapterFolder, openAdapted, outIn, tokenizerFolder,
 } from '../../src/files/adapter.ts';
+import { writeAdapter, type NewAdapter } from '../../src/files/adapter_write.ts';
 import { openModel, type ModelFolder } from '../../src/files/model_folder.ts';
 import { writeSafetensors } from '../../src/files/safetensors.ts';
 import type { Head } from '../../src/model/config.ts';

@@ -1,6 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { columnSum } from '../../src/gpu/ops/column_sum.ts';
+import { record } from '../../src/gpu/program.ts';
+import { Tensor } from '../../src/gpu/tensor.ts';
 import { assertClose, closeAfterTests, column, compute, matrix, openForTests, padded, seeded } from './device.ts';
 
 test.before(openForTests);
@@ -48,6 +50,21 @@ for (const kind of ['plain', 'normed', 'scaled'] as const) {
     }
   });
 }
+
+test('columns of a wider matrix are summed as if they stood alone', async () => {
+  const random = seeded(87);
+  const [rows, cols, stride] = [131, 9, 40];
+  const all = random.normals(rows * stride);
+  for (let r = 0; r < rows; r++) all.fill(0, r * stride + cols, r * stride + 12).fill(NaN, r * stride + 12, (r + 1) * stride);
+  const whole = matrix(all, stride);
+  const grad = padded(new Float32Array(cols));
+  const [got] = await compute(() => columnSum(grad, new Tensor(whole.buffer, rows, cols, stride), 'plain'), [grad]);
+  const expected = Float64Array.from({ length: 12 }, (_, c) => (c < cols ? all.reduce((sum, x, i) => (i % stride === c ? sum + x : sum), 0) : 0));
+  assertClose(got, expected, 'sums', 2e-6);
+  const x = matrix(new Float32Array(rows * cols), cols);
+  const stats = matrix(new Float32Array(rows * 2), 2, 'f32', 2);
+  assert.throws(() => record(() => columnSum(grad, new Tensor(whole.buffer, rows, cols, stride), { x, stats })), /strides 12 and 40/);
+});
 
 test('a sum repeats bit for bit', async () => {
   const dy = matrix(seeded(86).normals(300 * 10), 10);

@@ -1,27 +1,15 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { matmul, type Mode, type Store } from '../../src/gpu/ops/matmul.ts';
-import { splitFor, TILES, withTile } from '../../src/gpu/ops/matmul_forms.ts';
-import { withSubgroup } from '../../src/gpu/device.ts';
-import { type Tensor, upload } from '../../src/gpu/tensor.ts';
+import { matmul, type Store } from '../../src/gpu/ops/matmul.ts';
+import type { Tensor } from '../../src/gpu/tensor.ts';
 import { finiteDifference } from '../reference/finite_difference.ts';
-import { erf, gelu, geluGrad, matmulOf } from '../../src/self_test/reference/matmul.ts';
-import {
-  assertClose,
-  closeAfterTests,
-  compute,
-  matrix,
-  onEachVariant,
-  openForTests,
-  padded,
-  seeded,
-  withPadding,
-} from './device.ts';
+import { erf, gelu, geluGrad } from '../../src/self_test/reference/matmul.ts';
+import { assertClose, closeAfterTests, compute, matrix, onEachVariant, openForTests, padded, seeded, withPadding } from './device.ts';
+import { check, junk, MODES, operands } from './products.ts';
 
 test.before(openForTests);
 test.after(closeAfterTests);
 
-const MODES: readonly Mode[] = ['nn', 'nt', 'tn'];
 /** M, N, K: each of the awkward sizes as each of the three, more rows than one tile and fewer than the smallest. */
 const SIZES = [
   [1, 1, 1],
@@ -41,39 +29,6 @@ const SIZES = [
   [40, 36, 136],
   [33, 72, 256],
 ] as const;
-
-/** A, B and C of one product, C full of junk (or zeros in its padding where the store adds to it). */
-function operands(mode: Mode, [m, n, k]: readonly [number, number, number], random: ReturnType<typeof seeded>) {
-  const a = random.normals(m * k);
-  const b = random.normals(k * n);
-  const c0 = random.normals(m * n);
-  return {
-    a,
-    b,
-    c0,
-    A: matrix(a, mode === 'tn' ? m : k),
-    B: matrix(b, mode === 'nt' ? k : n),
-    C: matrix(c0, n),
-    product: matmulOf(mode, a, b, m, n, k),
-  };
-}
-
-/** Checks rows of `cols` numbers read with their padding: the numbers, and zeros behind them. */
-function check(values: Float32Array, expected: Float64Array, cols: number, message: string): void {
-  const stride = values.length / (expected.length / cols);
-  const real = values.filter((_, i) => i % stride < cols);
-  assertClose(real, expected, message, 2e-6);
-  assert.ok(
-    values.every((x, i) => i % stride < cols || x === 0),
-    `${message}: padding columns are zero`,
-  );
-}
-
-/** Junk in the padding columns too: a store must replace it. */
-const junk = (t: Tensor): Tensor => {
-  upload(withPadding(t), new Float32Array(t.rows * t.stride).fill(7));
-  return t;
-};
 
 for (const mode of MODES) {
   test(`${mode}: every store in use equals the float64 reference at odd sizes`, () =>
@@ -221,78 +176,6 @@ test('GELU of large numbers is 0 or the number itself, with no infinity on the w
       });
     }
   }));
-
-test('a row’s product has the same bits in every batch: alone, among 8, 16, 17, 33 or 130 rows, first or last', () =>
-  onEachVariant(async (variant) => {
-    const random = seeded(13);
-    const [n, k] = [43, 172];
-    const row = random.normals(k);
-    const b = random.normals(n * k);
-    for (const mode of ['nn', 'nt'] as const) {
-      const B = matrix(b, mode === 'nt' ? k : n);
-      const cases = [1, 8, 16, 17, 33, 130].flatMap((m) =>
-        [0, m - 1].map((at) => {
-          const a = random.normals(m * k);
-          a.set(row, at * k);
-          return { at, A: matrix(a, k), C: matrix(new Float32Array(m * n), n) };
-        }),
-      );
-      const results = await compute(
-        () => cases.forEach(({ A, C }) => matmul(mode, A, B, C)),
-        cases.map(({ C }) => C),
-      );
-      const rows = results.map((values, i) => [...values.subarray(cases[i].at * n, (cases[i].at + 1) * n)]);
-      for (const got of rows) assert.equal(got, rows[0], `${variant}, ${mode}`);
-    }
-  }));
-
-test('every tile for GPUs gives float64’s numbers, and all tiles the same bits', () =>
-  withSubgroup(0, async () => {
-    const random = seeded(19);
-    // Edges of rows, columns and K inside the largest tile, and a second tile of each.
-    const size = [141, 131, 43] as const;
-    for (const mode of MODES) {
-      const o = operands(mode, size, random);
-      const outputs = TILES.map(() => junk(matrix(o.c0, size[1])));
-      const results = await compute(
-        () => TILES.forEach((tile, i) => withTile(tile, () => matmul(mode, o.A, o.B, outputs[i]))),
-        outputs.map(withPadding),
-      );
-      results.forEach((values, i) => {
-        check(values, o.product, size[1], `${mode}, tile ${TILES[i].rows}×${TILES[i].cols}`);
-        assert.equal(values, results[0], `${mode}, tile ${TILES[i].rows}×${TILES[i].cols}: bits`);
-      });
-    }
-  }));
-
-test('weight gradients whose K is split equal float64’s, plain and added, and repeat to the bit', () =>
-  withSubgroup(0, async () => {
-    const random = seeded(23);
-    for (const size of [[5, 7, 1024], [33, 65, 1601], [70, 130, 2047]] as const) {
-      const [m, n, k] = size;
-      assert.ok(splitFor('tn', m, n, k).parts > 1, `${size} is split`);
-      const o = operands('tn', size, random);
-      const plain = [0, 1].map(() => junk(matrix(o.c0, n)));
-      const scaled = matrix(o.c0, n);
-      const [first, again, sum] = await compute(() => {
-        plain.forEach((c) => matmul('tn', o.A, o.B, c));
-        matmul('tn', o.A, o.B, scaled, { kind: 'add', scale: 0.25 });
-      }, [...plain, scaled].map(withPadding));
-      check(first, o.product, n, `${size}`);
-      assert.equal(again, first, `${size}: again`);
-      check(sum, o.product.map((p, i) => o.c0[i] + 0.25 * p), n, `${size}: added`);
-    }
-  }));
-
-test('K is split for weight gradients alone, and not where tiles fill a GPU', () => {
-  for (const mode of ['nn', 'nt'] as const) assert.is(splitFor(mode, 64, 64, 1 << 20).parts, 1);
-  assert.is(splitFor('tn', 4096, 4096, 8192).parts, 1);
-  for (const [m, n, k] of [[768, 768, 8192], [50257, 768, 8192], [64, 64, 1024], [128, 512, 100003]]) {
-    const { parts, chunk } = splitFor('tn', m, n, k);
-    assert.ok(parts * chunk >= k && (parts - 1) * chunk < k, 'the parts are all of K, none is empty');
-    assert.ok(parts === 1 || chunk % 16 === 0);
-  }
-});
 
 test('the same product twice has the same bits', () =>
   onEachVariant(async () => {

@@ -1,7 +1,9 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { gather } from '../../src/gpu/ops/gather.ts';
 import { geluMlp, linear } from '../../src/gpu/ops/linear.ts';
 import { norm } from '../../src/gpu/ops/norm.ts';
+import { scalarHead } from '../../src/gpu/ops/scalar_head.ts';
 import { copy, record } from '../../src/gpu/program.ts';
 import { addInto, spread, Tape } from '../../src/gpu/tape.ts';
 import { gpu } from '../../src/gpu/device.ts';
@@ -164,6 +166,17 @@ test('asking for a gradient that never came is an error', async () => {
   await compute(() => {
     assert.throws(() => new Tape(true).take(scratch(1, 4)), /no gradient has reached/);
   }, []);
+});
+
+test('ops that know one number for a row’s width and its distance refuse columns of a wider matrix', () => {
+  const columns = persistent(4, 128).columnRange(64, 5);
+  const [weight, index] = [{ name: 'w', value: persistent(1, 8) }, persistent(2, 1, 1)];
+  const ops: ((tape: Tape) => void)[] = [
+    (tape) => norm(tape, columns, 'rms', weight, undefined, 1e-5),
+    (tape) => gather(tape, columns, index, index),
+    (tape) => scalarHead(tape, columns, weight, persistent(2, 1, 1), persistent(4, 1, 1)),
+  ];
+  for (const op of ops) assert.throws(() => record(() => op(new Tape(false))), /\[4,5\] with rows 128 apart/);
 });
 
 test('adding gradients, and workgroups for more lanes than one dimension holds', async () => {

@@ -13,12 +13,14 @@ export function columnSum(grad: Tensor, dy: Tensor, terms: { x: Tensor; stats: T
   const bias = terms !== 'plain' && 'x' in terms ? terms.bias : undefined;
   const kind = terms === 'plain' ? 'plain' : 'scale' in terms ? 'scaled' : bias ? 'layer' : 'normed';
   const blocks = Math.ceil(dy.rows / BLOCK);
-  const ld = dy.stride / 4;
-  const groups = Math.ceil(ld / 8);
-  const part = scratch(bias ? 2 * blocks : blocks, dy.cols, dy.stride);
+  if (terms !== 'plain' && 'x' in terms && terms.x.stride !== dy.stride) throw new Error(`sums of columns: strides ${terms.x.stride} and ${dy.stride}`);
+  const width = Math.ceil(dy.cols / 4);
+  const groups = Math.ceil(width / 8);
+  const words = [dy.rows, dy.stride / 4, width, BLOCK, blocks];
+  const part = scratch(bias ? 2 * blocks : blocks, dy.cols);
   const more = terms === 'plain' ? [] : 'x' in terms ? [terms.x, terms.stats] : [terms.scale];
-  launch(kernel('column_sum', source, { STAGE: 1, KIND: kind }), [dy, ...more, part], [dy.rows, ld, BLOCK, blocks], [groups, blocks]);
+  launch(kernel('column_sum', source, { STAGE: 1, KIND: kind }), [dy, ...more, part], words, [groups, blocks]);
   const second = kernel('column_sum', source, { STAGE: 2, KIND: bias ? 'layer' : '' });
-  launch(second, [part, grad, ...(bias ? [bias] : [])], [dy.rows, ld, BLOCK, blocks], [groups, bias ? 2 : 1]);
+  launch(second, [part, grad, ...(bias ? [bias] : [])], words, [groups, bias ? 2 : 1]);
   release(part);
 }

@@ -8,7 +8,7 @@ import { kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, standingMirror, type Mirror } from '../mirror.ts';
 import { clear, copyToMirror, f32, launch } from '../program.ts';
 import { rowGrid } from '../tape.ts';
-import { persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
+import { destroy, persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
 import { headWidths, withHeads } from './heads.ts';
 import { wideKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
@@ -31,8 +31,7 @@ export function layerCache(places: number, { kvHeads, headDim }: HeadShape, stor
 
 /** Frees a layer's cache. */
 export function freeCache({ keys, values, textures }: LayerCache): void {
-  keys.buffer.destroy();
-  values.buffer.destroy();
+  destroy(keys, values);
   textures?.keys.texture.destroy();
   textures?.values.texture.destroy();
 }

@@ -2,7 +2,7 @@ import source from '../../../kernels/norm.wgsl';
 import gradSource from '../../../kernels/norm_grad.wgsl';
 import { f32, launch } from '../program.ts';
 import type { Parameter, Tape } from '../tape.ts';
-import { release, scratch, type Tensor } from '../tensor.ts';
+import { release, rowVec4s, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
 import { rowKernel, rowLanes } from './reduction.ts';
 
@@ -13,7 +13,7 @@ const MOST_OWN = 8;
 export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Parameter, bias: Parameter | undefined, eps: number): Tensor {
   const y = tape.value(x.rows, x.cols);
   const stats = scratch(x.rows, 2, 2);
-  const ld = x.stride / 4;
+  const ld = rowVec4s(x);
   const lanes = rowLanes();
   const each = Math.ceil(ld / (lanes.subgroup || lanes.workgroup)); // vec4s a lane
   const own = each <= MOST_OWN ? { OWN: each, LD: ld } : { OWN: 0, LD: 0 };

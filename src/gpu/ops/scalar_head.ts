@@ -2,7 +2,7 @@ import source from '../../../kernels/scalar_head.wgsl';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
 import { spread, type Parameter, type Tape } from '../tape.ts';
-import { scratch, type Tensor } from '../tensor.ts';
+import { rowVec4s, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
 import { rowKernel, rowLanes } from './reduction.ts';
 
@@ -11,7 +11,7 @@ import { rowKernel, rowLanes } from './reduction.ts';
  * the backward pass runs; w's is exact for gain 1, which is what training uses.
  */
 export function scalarHead(tape: Tape, h: Tensor, w: Parameter, scale: Tensor, r: Tensor, dr?: Tensor): void {
-  const ld = h.stride / 4;
+  const ld = rowVec4s(h);
   const { made, rows } = rowKernel('scalar_head', source, rowLanes(), { GRAD: false });
   launch(made, [w.value, scale, h, r], [h.rows, ld], [Math.ceil(h.rows / rows)]);
   tape.push([h], () => {
