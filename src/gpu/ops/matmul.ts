@@ -9,6 +9,7 @@ import { f32, launch, mirrorOf } from '../program.ts';
 import { spread } from '../tape.ts';
 import type { Constants } from '../template.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
+import { columnSum } from './column_sum.ts';
 import { splitFor, tileFor } from './matmul_forms.ts';
 import { subgroupMatrixForm } from './matmul_subgroup_matrix.ts';
 
@@ -82,9 +83,11 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
     throw new Error(`matmul ${mode}: [${a.rows},${a.cols}] · [${b.rows},${b.cols}] → [${c.rows},${c.cols}]`);
   }
   if (m === 0 || n === 0) return;
-  const columns = 'columns' in store ? store.columns : undefined;
-  if (columns && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
+  const wanted = 'columns' in store ? store.columns : undefined;
+  if (wanted && mode !== 'tn') throw new Error(`matmul ${mode}: sums of columns`);
   const onMatrixUnits = subgroupMatrixForm(mode, store, a, b);
+  if (wanted && onMatrixUnits) columnSum(wanted, b, 'plain');
+  const columns = onMatrixUnits ? undefined : wanted;
   const mirrored = !onMatrixUnits && readsTextures();
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
   const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
