@@ -70,23 +70,30 @@ function costPanel(points, { title, xLabel, shape, expectedLabel, sentence }) {
     text: off ? `${from}. ${sentence(ratio, first.x, last.x)}` : `${from}: as it should be, within ${percent(ratio)}.` };
 }
 
+/** Commands that have all rows before they can do anything, and what they hold of each. */
+const HOLDING = { 'train-sft': 'shuffles them, and so holds their tokens', 'label --agreement': 'compares them, and so holds their verdicts' };
+const KINDS = ['first', 'second', 'third', 'fourth', 'fifth', 'sixth'];
+const count = (value) => Math.round(value).toLocaleString('en');
+
 function rowsPanel(points) {
   const commands = [...new Set(points.map(({ command }) => command))];
-  const kinds = ['first', 'second', 'third'];
   const of = (command) => points.filter((point) => point.command === command);
-  const curves = commands.map((command, i) => ({ label: command, kind: kinds[i], points: of(command).map(({ x, peak_bytes }) => [x, Number((peak_bytes / 2 ** 20).toPrecision(4))]) }));
-  const speed = (command) => Math.round(of(command).at(-1).x / of(command).at(-1).seconds);
-  const streamed = commands.filter((command) => command !== 'train-sft');
-  const growth = (command) => of(command).at(-1).peak_bytes / of(command)[0].peak_bytes;
-  const rates = streamed.map((command) => `${command} ${speed(command).toLocaleString('en')}`).join(' and ');
+  const curves = commands.map((command, i) => ({ label: command, kind: KINDS[i % KINDS.length], points: of(command).map(({ x, peak_bytes }) => [x, Number((peak_bytes / 2 ** 20).toPrecision(4))]) }));
+  const speed = (command) => of(command).at(-1).x / of(command).at(-1).seconds;
+  // From a tenth of the most rows on: the heap of a young process grows whatever it does.
+  const from = (command) => of(command).at(-2) ?? of(command)[0];
+  const growth = (command) => of(command).at(-1).peak_bytes / from(command).peak_bytes;
+  const streamed = commands.filter((command) => !(command in HOLDING));
+  const each = (command) => `${command} × ${growth(command).toFixed(2)} from ${count(from(command).x)} to ${count(of(command).at(-1).x)} rows, ${count(speed(command))} a second`;
   const flat = streamed.every((command) => growth(command) < 1.5);
-  const training = of('train-sft');
-  const each = training.length > 1 ? Math.round((training.at(-1).peak_bytes - training[0].peak_bytes) / (training.at(-1).x - training[0].x)) : 0;
-  const rows = points.at(-1).x.toLocaleString('en');
+  const held = commands.filter((command) => command in HOLDING).map((command) => {
+    const [first, last] = [from(command), of(command).at(-1)];
+    const bytes = last.x > first.x ? Math.max(0, last.peak_bytes - first.peak_bytes) / (last.x - first.x) : 0;
+    return ` ${command} is linear in its rows, as it must be: it ${HOLDING[command]}, about ${count(bytes)} bytes a row with what the collector has not cleared (${each(command)}).`;
+  });
   return { title: 'Rows through a pipe: memory of the process', svg: plot({ title: 'Rows', xLabel: 'rows', yLabel: 'most resident, MiB', curves, own: false }),
-    text: `${flat ? `Commands that answer while they read stay flat up to ${rows} rows` : 'Commands that answer while they read grow, since the heap is not full before the collector has reason to clear it'
-    } (${streamed.map((command) => `${command} × ${growth(command).toFixed(2)}`).join(', ')}), at ${rates} rows a second, starting included. `
-      + `train-sft is linear in its rows, as it must be: it shuffles them, and so holds their tokens, about ${each.toLocaleString('en')} bytes a row (of some 10 tokens) with what the collector has not cleared.` };
+    text: `${flat ? 'Commands that answer while they read stay flat' : 'Commands that answer while they read grow, since the heap is not full before the collector has reason to clear it'
+    } (${streamed.map(each).join('; ')}; starting included).${held.join('')}` };
 }
 
 /** The page of all points. */
@@ -97,39 +104,37 @@ export function page(points) {
     return Math.round((100 * 6 * 2 * 128 * x) / operations);
   };
   const panels = [
-    costPanel(of('context'), {
+    ['context', (points) => costPanel(points, {
       title: 'Context: a training step of 2,048 tokens', xLabel: 'context, tokens', expectedLabel: 'operations', shape: ({ operations }) => operations,
       sentence: (ratio, first, last) => (ratio < 1
         ? `A token attends to half of its context on average, so attention is ${share(first)} % of the operations at ${first} and ${share(last)} % at ${last.toLocaleString('en')}, and costs more an operation than matrix products, whose operands are read once for many tokens: hence the steeper curve.`
         : `Short rows cost ${percent(ratio)} more than their operations: a tile of attention's queries is not filled by the end of each row, and there are more rows a step.`),
-    }),
-    costPanel(of('width'), {
+    })],
+    ['width', (points) => costPanel(points, {
       title: 'Width: a training step of 2,048 tokens', xLabel: 'width, channels', expectedLabel: 'operations', shape: ({ operations }) => operations,
       sentence: (ratio, first) => (ratio > 1
         ? `At width ${first} a token costs ${ratio.toFixed(1)} times what its operations would: norms, gates and residual sums read and write in proportion to the width, not to its square, a product over few channels is too short to reach full speed, and each dispatch takes its 15 µs whatever the width.`
         : `At width ${first} a token costs ${percent(ratio)} less than in proportion to the largest width: either the machine was busy when that ran, or its weights no longer fit the processor's caches.`),
-    }),
-    costPanel(of('answers'), {
+    })],
+    ['answers', (points) => costPanel(points, {
       title: 'Answers a prompt: a step of the reward model', xLabel: 'K, answers a prompt', expectedLabel: 'constant', shape: () => 1,
       sentence: (ratio) => (ratio > 1
         ? `Few answers a prompt cost ${percent(ratio)} more a token. The passes are the same but for the ranking loss, a workgroup a prompt: unless the machine was busy, that is it.`
         : `Many answers a prompt cost ${percent(1 / ratio)} more a token. The passes are the same but for the ranking loss over K(K − 1)/2 pairs a prompt: unless the machine was busy, that is it.`),
-    }),
-    rowsPanel(of('rows')),
-  ];
+    })],
+    ['rows', rowsPanel],
+  ].filter(([panel]) => of(panel).length > 0).map(([panel, draw]) => draw(of(panel)));
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Cost against size</title><style>
-:root { color-scheme: light dark; --back: #fcfcfa; --text: #1c1e21; --dim: #62666c; --grid: #e2e2dc; --first: #b8440a; --second: #0063a6; --third: #3d7a1f; }
+:root { color-scheme: light dark; --back: #fcfcfa; --text: #1c1e21; --dim: #62666c; --grid: #e2e2dc; --first: #b8440a; --second: #0063a6; --third: #3d7a1f; --fourth: #8a3ea8; --fifth: #8a6a00; --sixth: #00797a; }
 @media (prefers-color-scheme: dark) {
-  :root { --back: #16181b; --text: #e9e9e6; --dim: #a5a9af; --grid: #33383f; --first: #f2925a; --second: #63b3f0; --third: #8fce6b; } }
+  :root { --back: #16181b; --text: #e9e9e6; --dim: #a5a9af; --grid: #33383f; --first: #f2925a; --second: #63b3f0; --third: #8fce6b; --fourth: #cf9bea; --fifth: #d9b84a; --sixth: #5cc8c9; } }
 body { margin: 0 auto; max-width: 78rem; padding: 1rem; background: var(--back); color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }
 main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 2rem 1.5rem; }
 h1 { font-size: 1.5rem; } figure { margin: 0; } h2 { font-size: 1.05rem; margin: 0 0 .3rem; } figcaption { max-width: 36rem; } svg { width: 100%; }
 text { font-size: 13px; fill: var(--text); } .grid { stroke: var(--grid); } polyline { fill: none; stroke-width: 2; }
-polyline.first { stroke: var(--first); } circle.first, text.first { fill: var(--first); }
-polyline.second { stroke: var(--second); } circle.second, text.second { fill: var(--second); }
-polyline.third { stroke: var(--third); } circle.third, text.third { fill: var(--third); }
+${KINDS.map((kind) => `polyline.${kind} { stroke: var(--${kind}); } circle.${kind}, text.${kind} { fill: var(--${kind}); }`).join('\n')}
 polyline.expected { stroke: var(--dim); stroke-dasharray: 5 5; } text.expected { fill: var(--dim); }
 </style></head><body>
 <h1>Cost against size</h1>

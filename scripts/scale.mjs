@@ -1,23 +1,28 @@
 #!/usr/bin/env node
 // Cost against size, measured with the commands themselves (see scale.sh): JSON lines, and a page by scale-page.mjs.
 import { spawn } from 'node:child_process';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { page } from './scale-page.mjs';
 
 const root = new URL('..', import.meta.url).pathname;
+/** Has a process tell at its end the most memory that it had resident, in KiB. */
+const TELL_PEAK = `data:text/javascript,import{writeSync}from'node:fs';process.on('exit',()=>writeSync(3,String(process.resourceUsage().maxRSS)))`;
+const JUDGE = join(root, 'scripts/one-sentence-judge.mjs');
 const TOKENS = 2048; // of a training step, whatever its rows
 const LAYERS = 2;
 const VOCABULARY = 512;
 
-/** How much is measured. */
+/** How much is measured: rows that go through a model, and rows that are only read (`read`), among the rest. */
 const SIZES = {
-  full: { contexts: [64, 128, 256, 512, 1024], widths: [64, 128, 256, 384, 512, 768], answers: [2, 4, 7, 14], rows: 1e5, steps: 14 },
-  quick: { contexts: [64, 256, 1024], widths: [64, 192, 384], answers: [2, 14], rows: 1e4, steps: 6 },
-  smallest: { contexts: [64, 128], widths: [32, 64], answers: [2, 4], rows: 100, steps: 3 },
+  full: { contexts: [64, 128, 256, 512, 1024], widths: [64, 128, 256, 384, 512, 768], answers: [2, 4, 7, 14], rows: 1e5, read: 1e6, steps: 14 },
+  quick: { contexts: [64, 256, 1024], widths: [64, 192, 384], answers: [2, 14], rows: 1e4, read: 1e5, steps: 6 },
+  smallest: { contexts: [64, 128], widths: [32, 64], answers: [2, 4], rows: 100, read: 1000, steps: 3 },
 };
+const PANELS = ['contexts', 'widths', 'answers', 'rows'];
 
 /** Words that fill a context: the same for a number. */
 function words(count, seed) {
@@ -55,13 +60,18 @@ class Measurement {
     return join(this.folder, ...parts);
   }
 
-  /** Runs a command; `feed` writes its input. Returns its seconds and the most memory that it had resident, in bytes. */
-  async run(args, feed) {
+  /** Runs a command of the program. */
+  run(args, feed) {
+    return this.node([this.program, ...args, '--quiet'], feed);
+  }
+
+  /** Runs Node; `feed` writes its input. Returns its seconds and the most memory that it had resident, in bytes. */
+  async node(args, feed) {
     const began = performance.now();
-    const child = spawn(process.execPath, [this.program, ...args, '--quiet'], { cwd: this.folder, stdio: [feed ? 'pipe' : 'ignore', 'ignore', 'pipe'] });
-    let [errors, peak] = ['', 0];
+    const child = spawn(process.execPath, ['--import', TELL_PEAK, ...args], { cwd: this.folder, stdio: [feed ? 'pipe' : 'ignore', 'ignore', 'pipe', 'pipe'] });
+    let [errors, peak] = ['', ''];
     child.stderr.on('data', (chunk) => (errors += chunk));
-    const watch = setInterval(() => (peak = Math.max(peak, resident(child.pid))), 20);
+    child.stdio[3].on('data', (chunk) => (peak += chunk));
     const ended = new Promise((done) => child.on('close', done));
     if (feed) {
       child.stdin.on('error', () => undefined); // told by the exit code
@@ -69,9 +79,8 @@ class Measurement {
       child.stdin.end();
     }
     const code = await ended;
-    clearInterval(watch);
-    if (code !== 0) throw new Error(`rlhf ${args.join(' ')} ended with ${code}: ${errors.trim().split('\n').at(-1)}`);
-    return { seconds: (performance.now() - began) / 1000, peak };
+    if (code !== 0) throw new Error(`${args.join(' ')} ended with ${code}: ${errors.trim().split('\n').at(-1)}`);
+    return { seconds: (performance.now() - began) / 1000, peak: Number(peak) * 1024 };
   }
 
   add(point) {
@@ -105,7 +114,7 @@ class Measurement {
 
   async answers() {
     const most = Math.max(...this.sizes.answers);
-    await this.pretrain('small', { width: 64, context: 64 });
+    await this.small();
     for (const count of this.sizes.answers) {
       // As many answers a step, whatever K.
       const rows = Array.from({ length: (most / count) * this.sizes.steps * 2 }, (_, i) => ({
@@ -121,49 +130,71 @@ class Measurement {
     }
   }
 
+  /** The model that rows go through, made once. */
+  async small() {
+    if (!existsSync(this.path('small'))) await this.pretrain('small', { width: 64, context: 64 });
+    return 'small';
+  }
+
   async rows() {
+    const model = await this.small();
     const reward = `answers-${this.sizes.answers[0]}`;
-    const commands = {
-      logprobs: (feed) => this.run(['logprobs', '--model', 'small', '--batch-size', '64'], feed),
-      score: (feed) => this.run(['score', '--model', reward, '--batch-size', '64'], feed),
-      'train-sft': (feed) => this.run(['train-sft', '--model', 'small', '--data', '-', '--out', 'unused', '--dry-run'], feed),
-    };
-    for (let count = 100; count <= this.sizes.rows; count *= 10) {
-      for (const [command, run] of Object.entries(commands)) {
-        const { seconds, peak } = await run((stream) => feedRows(stream, count));
+    if (!existsSync(this.path(reward))) {
+      writeFileSync(this.path('rankings.jsonl'), lines(Array.from({ length: 8 }, (_, i) => ranking(i))));
+      await this.run(['train-rm', '--model', model, '--data', 'rankings.jsonl', '--max-steps', '1', '--out', reward]);
+    }
+    const through = (command, ...more) => ({ command, most: this.sizes.rows, row: demonstration,
+      run: (feed) => this.run([command, '--model', command === 'score' ? reward : model, '--batch-size', '64', ...more], feed) });
+    const commands = [
+      through('sample', '--max-new-tokens', '1'),
+      through('logprobs'),
+      through('score'),
+      { command: 'judge', most: this.sizes.read, row: demonstration, run: (feed) => this.node([JUDGE], feed) },
+      { command: 'label --agreement', most: this.sizes.read, row: ranking, run: (feed) => this.run(['label', '--agreement', '--data', '-'], feed) },
+      { command: 'train-sft', most: this.sizes.rows, row: demonstration,
+        run: (feed) => this.run(['train-sft', '--model', model, '--data', '-', '--out', 'unused', '--dry-run'], feed) },
+    ];
+    for (let count = 100; count <= Math.max(this.sizes.rows, this.sizes.read); count *= 10) {
+      for (const { command, most, row, run } of commands) {
+        if (count > most) continue;
+        const { seconds, peak } = await run((stream) => feedRows(stream, count, row));
         this.add({ panel: 'rows', command, x: count, seconds, peak_bytes: peak });
       }
     }
   }
 }
 
-/** Writes demonstrations to a stream as fast as they are read. */
-async function feedRows(stream, count) {
-  for (let i = 0; i < count; i += 100) {
-    const block = Array.from({ length: Math.min(100, count - i) }, (_, n) => ({ prompt: words(3, i + n), completion: ` ${words(3, i + n + 1)}` }));
-    if (!stream.write(lines(block))) await new Promise((ready) => { stream.once('drain', ready); stream.once('close', ready); });
-    if (stream.destroyed) return;
-  }
-}
+const demonstration = (i) => ({ prompt: words(3, i), completion: ` ${words(3, i + 1)}` });
+/** Two labelers by turns, each two rows for the same answers. */
+const ranking = (i) => {
+  const task = i >> 1;
+  return { prompt: `${words(3, task)} ${task}`, completions: [` ${words(3, task + 1)}`, ' none'], ranks: [1, 1 + (i % 3)], labeler: `${i & 1}` };
+};
 
-/** The most memory that a process has had resident so far, in bytes; 0 where the system does not tell. */
-function resident(pid) {
-  try {
-    return Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024;
-  } catch {
-    return 0;
+/** Writes rows to a stream as fast as they are read. */
+async function feedRows(stream, count, row) {
+  for (let i = 0; i < count; i += 100) {
+    const block = Array.from({ length: Math.min(100, count - i) }, (_, n) => row(i + n));
+    if (!stream.write(lines(block)) && !stream.destroyed) {
+      const waiting = new AbortController();
+      const over = { signal: waiting.signal };
+      await Promise.race([once(stream, 'drain', over), once(stream, 'close', over)]).catch(() => undefined); // told by the exit code
+      waiting.abort();
+    }
+    if (stream.destroyed) return;
   }
 }
 
 async function main() {
   const { values } = parseArgs({ options: {
-    out: { type: 'string', default: join(root, 'runs/scale') }, rows: { type: 'string' }, quick: { type: 'boolean' },
+    out: { type: 'string', default: join(root, 'runs/scale') }, rows: { type: 'string' }, only: { type: 'string' }, quick: { type: 'boolean' },
     smallest: { type: 'boolean' }, program: { type: 'string', default: join(root, 'dist/cli.js') }, plot: { type: 'string' },
   } });
   const out = resolve(values.out);
   const kind = values.smallest ? 'smallest' : values.quick ? 'quick' : 'full';
   const sizes = { ...SIZES[kind], ...(values.rows ? { rows: Number(values.rows) } : {}) };
   if (!(sizes.rows >= 100)) throw new Error(`--rows must be a number of at least 100, not ${values.rows}`);
+  if (values.only && !PANELS.includes(values.only)) throw new Error(`--only must be one of ${PANELS.join(', ')}, not ${values.only}`);
   mkdirSync(out, { recursive: true });
   let points;
   if (values.plot) points = readFileSync(values.plot, 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line));
@@ -173,7 +204,7 @@ async function main() {
     mkdirSync(work);
     const measurement = new Measurement(work, resolve(values.program), sizes);
     writeFileSync(join(work, 'text.jsonl'), lines(Array.from({ length: 8 * sizes.steps }, (_, i) => ({ text: words(640, i) }))));
-    for (const part of ['contexts', 'widths', 'answers', 'rows']) await measurement[part]();
+    for (const panel of values.only ? [values.only] : PANELS) await measurement[panel]();
     points = measurement.points;
     writeFileSync(join(out, 'scale.jsonl'), lines(points));
     rmSync(work, { recursive: true });

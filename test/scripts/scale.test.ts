@@ -24,14 +24,18 @@ test('ticks, medians and proportions', () => {
 test('a sentence stands where a curve is not what it should be, and only there', () => {
   const cost = (panel: string, costs: number[]) => costs.map((seconds, i) =>
     ({ panel, x: 64 * 2 ** i, seconds_per_token: seconds * 1e-6, operations: 1e6 * 2 ** i }));
-  const rows = [['score', 100, 1, 1e8], ['score', 1000, 2, 1.1e8], ['train-sft', 100, 1, 1e8], ['train-sft', 1000, 1.1, 1.9e8]]
+  const rows = [['score', 100, 1, 1e8], ['score', 1000, 2, 1.1e8], ['judge', 100, 1, 3e7], ['judge', 1e4, 1, 5e7], ['judge', 1e5, 2, 5e7], ['judge', 1e6, 20, 8e7],
+    ['train-sft', 100, 1, 1e8], ['train-sft', 1000, 1.25, 1.9e8]]
     .map(([command, x, seconds, peak]) => ({ panel: 'rows', command, x, seconds, peak_bytes: peak }));
   const html: string = page([...cost('context', [10, 20.5, 40]), ...cost('width', [30, 35, 40]), ...cost('answers', [10, 10, 10.5]), ...rows]);
   assert.match(html, /10 µs a token at 64, 40 µs at 256: as it should be/);
   assert.match(html, /30 µs a token at 64, 40 µs at 256\. At width 64 a token costs 3\.0 times what its operations would/);
   assert.match(html, /10 µs a token at 64, 10\.5 µs at 256: as it should be/);
-  assert.match(html, /stay flat up to 1,000 rows \(score × 1\.10\), at score 500 rows a second/);
-  assert.match(html, /about 100,000 bytes a row/);
+  assert.match(html, /read grow, .*\(score × 1\.10 from 100 to 1,000 rows, 500 a second; judge × 1\.60 from 100,000 to 1,000,000 rows, 50,000 a second; starting/);
+  assert.match(html, /train-sft is linear .* about 100,000 bytes a row .*\(train-sft × 1\.90 from 100 to 1,000 rows, 800 a second\)/);
+  const alone: string = page(rows.filter(({ command }) => command === 'score'));
+  assert.match(alone, /stay flat \(score × 1\.10/);
+  assert.is(alone.match(/<svg/g)!.length, 1, 'a panel that was not measured is left out');
 });
 
 test('the whole script in its smallest form', async () => {
@@ -44,13 +48,16 @@ test('the whole script in its smallest form', async () => {
   const of = (panel: string) => points.filter((point) => point.panel === panel);
   assert.equal(['context', 'width', 'answers'].map((panel) => of(panel).map(({ x }) => x)), [[64, 128], [32, 64], [2, 4]]);
   for (const { seconds_per_token: seconds } of points.filter(({ panel }) => panel !== 'rows')) assert.ok(seconds > 1e-7 && seconds < 0.1, `${seconds} s`);
-  assert.equal(of('rows').map(({ command, x }) => [command, x]), [['logprobs', 100], ['score', 100], ['train-sft', 100]]);
-  if (process.platform === 'linux') for (const { peak_bytes: peak } of of('rows')) assert.ok(peak > 20 * 2 ** 20 && peak < 4 * 2 ** 30, `${peak} bytes`);
+  assert.equal(of('rows').map(({ command, x }) => [command, x]), [
+    ...['sample', 'logprobs', 'score', 'judge', 'label --agreement', 'train-sft'].map((command) => [command, 100]),
+    ...['judge', 'label --agreement'].map((command) => [command, 1000]), // more, since they know no model
+  ]);
+  for (const { peak_bytes: peak } of of('rows')) assert.ok(peak > 20 * 2 ** 20 && peak < 4 * 2 ** 30, `${peak} bytes`);
   const html = readFileSync(join(out, 'scale.html'), 'utf8');
   assert.is(html.match(/<svg/g)!.length, 4);
-  assert.is(html.match(/<circle/g)!.length, 2 + 2 + 2 + 3);
+  assert.is(html.match(/<circle/g)!.length, 2 + 2 + 2 + 8);
   assert.not.match(html, /NaN|undefined|Infinity/);
-  assert.is(spawnSync(process.execPath, [join(root, 'scripts/scale.mjs'), '--rows', 'many']).status, 2);
+  for (const wrong of [['--rows', 'many'], ['--only', 'colours']]) assert.is(spawnSync(process.execPath, [join(root, 'scripts/scale.mjs'), ...wrong]).status, 2);
   rlhf.remove();
 });
 
