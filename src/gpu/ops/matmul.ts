@@ -89,10 +89,8 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   if (wanted && onMatrixUnits) columnSum(wanted, b, 'plain');
   const columns = onMatrixUnits ? undefined : wanted;
   const mirrored = !onMatrixUnits && readsTextures();
-  const columnsInside = onMatrixUnits ? undefined : columns;
-  if (columns && onMatrixUnits) columnSum(columns, b, 'plain');
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
-  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columnsInside !== undefined };
+  const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
   const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
     ? broadcast(constants, mode, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) })
     : tiled(constants, m, n));
@@ -104,7 +102,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   tensors.push(c);
   if (store.kind === 'gelu' || store.kind === 'gelu_more') tensors.push(store.preactivation);
   const scale = f32(('scale' in store ? store.scale : undefined) ?? 1);
-  if (columnsInside) tensors.push(columnsInside);
+  if (columns) tensors.push(columns);
   const starts = tensors.flatMap((t) => ('first' in t ? [t.first] : []));
   launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale, ...starts],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
