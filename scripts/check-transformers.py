@@ -4,14 +4,15 @@
   rlhf logprobs --model DIR < answers.jsonl | python3 scripts/check-transformers.py DIR
   rlhf score    --model DIR < answers.jsonl | python3 scripts/check-transformers.py DIR
 
-Language models: the log-probabilities of every response token (same ids), and that AutoTokenizer gives the prompt's ids, through
-the chat template where the prompt is a conversation. Reward models: the reward, gain * (w.h) + bias, read by
+Language models: the log-probabilities of every response token, and that the folder's tokenizer gives the same ids for prompt
+(through the chat template where it is a conversation) and completion. Reward models: the reward, gain * (w.h) + bias, read by
 AutoModelForSequenceClassification itself. An adapter folder (adapter_config.json) is opened by PEFT on its base model.
 Prints one JSON line with the largest differences. Exit 0: all within --tolerance; 1: not; 2: the folder does not load, or
 weights were missing (transformers fills these at random). Needs torch, transformers 4.57 or 5 (and peft 0.17 or newer). Nothing is downloaded.
 """
 import argparse
 import json
+import math
 import os
 import sys
 
@@ -51,7 +52,8 @@ def load(folder):
         from peft import PeftModel
         model = PeftModel.from_pretrained(model, folder)
         unread = [name for name, p in model.named_parameters() if "lora_B" in name and not p.any()]
-        print(f"adapter: {len(unread)} matrices B are zero", file=sys.stderr)
+        if unread:
+            print(f"adapter: {len(unread)} matrices B are zero", file=sys.stderr)
     has_tokenizer = any(os.path.exists(os.path.join(path, "tokenizer.json")) for path in (folder, base))
     where = folder if os.path.exists(os.path.join(folder, "tokenizer.json")) else base
     tokenizer = AutoTokenizer.from_pretrained(where) if has_tokenizer else None
@@ -76,13 +78,53 @@ def prompt_ids(tokenizer, row):
 
 
 def answers(row):
-    """(tokens, log-probabilities) or rewards of a row, whether it has one completion or several."""
-    if "rewards" in row:
-        ends = row.get("finish_reason") or ["stop"] * len(row["rewards"])
-        return list(zip(row["completions"], ends, row["rewards"]))
-    if "reward" in row:
-        return [(row["completion"], row.get("finish_reason", "stop"), row["reward"])]
-    return list(zip(row["tokens"], row["logprobs"])) if "completions" in row else [(row["tokens"], row["logprobs"])]
+    """(completion, how it ended, what rlhf found) of each answer: (tokens, log-probabilities), or a reward."""
+    several = "completions" in row
+    listed = lambda name: row[name] if several else [row[name]]  # noqa: E731
+    texts = listed("completions" if several else "completion")
+    ends = row.get("finish_reason", "stop")
+    ends = ends if isinstance(ends, list) else [ends] * len(texts)
+    if "tokens" in row:
+        return list(zip(texts, ends, zip(listed("tokens"), listed("logprobs"))))
+    return list(zip(texts, ends, row["rewards"] if several else [row["reward"]]))
+
+
+def compare(folder, lines, tolerance):
+    """Compares rows (text, one JSON object a line) with what transformers has for the folder; what was found, as a dict."""
+    import torch
+    model, reward, tokenizer, completion_ids, bias, gain = load(folder)
+    worst = compared = other_prompts = other_completions = rows = 0
+    for line in lines:
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        rows += 1
+        for completion, end, found in answers(row):
+            response = completion_ids(completion) + [tokenizer.eos_token_id] * (end == "stop") if tokenizer else None
+            with torch.no_grad():
+                if reward:
+                    ids = prompt_ids(tokenizer, row) + response
+                    wanted = [gain * float(model(input_ids=torch.tensor([ids])).logits[0, 0]) + bias]
+                    found = [found]
+                else:
+                    tokens, found = found
+                    other_completions += response is not None and response != tokens
+                    ids = row["prompt_tokens"] + tokens
+                    logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+                    first = len(row["prompt_tokens"])
+                    every = torch.log_softmax(logits, -1)
+                    wanted = [float(every[t - 1, ids[t]]) for t in range(first, len(ids))]
+            compared += len(found)
+            differences = [abs(a - b) for a, b in zip(found, wanted)]
+            # A NaN is larger than nothing, so max() would pass over it.
+            worst = max([worst] + [d if math.isfinite(d) else math.inf for d in differences])
+            if len(found) != len(wanted):
+                worst = math.inf
+        if tokenizer and not reward:
+            other_prompts += prompt_ids(tokenizer, row) != row["prompt_tokens"]
+    ok = compared > 0 and worst <= tolerance and other_prompts + other_completions == 0
+    return {"model": folder, "class": type(model).__name__, "rows": rows, "compared": compared, "largest_difference": worst,
+            "prompts_with_other_ids": other_prompts, "completions_with_other_ids": other_completions, "ok": ok}
 
 
 def main():
@@ -92,39 +134,9 @@ def main():
     options = parser.parse_args()
     import torch
     torch.set_num_threads(1)
-    model, reward, tokenizer, completion_ids, bias, gain = load(options.model)
-    worst = compared = other_prompts = rows = 0
-    for line in sys.stdin:
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        rows += 1
-        for answer in answers(row):
-            with torch.no_grad():
-                if reward:
-                    completion, end, found = answer
-                    ids = prompt_ids(tokenizer, row) + completion_ids(completion)
-                    if end == "stop":
-                        ids.append(tokenizer.eos_token_id)
-                    wanted = [gain * float(model(input_ids=torch.tensor([ids])).logits[0, 0]) + bias]
-                    found = [found]
-                else:
-                    tokens, found = answer
-                    ids = row["prompt_tokens"] + tokens
-                    logits = model(input_ids=torch.tensor([ids])).logits[0].double()
-                    first = len(row["prompt_tokens"])
-                    every = torch.log_softmax(logits, -1)
-                    wanted = [float(every[t - 1, ids[t]]) for t in range(first, len(ids))]
-            compared += len(found)
-            worst = max([worst] + [abs(a - b) for a, b in zip(found, wanted)])
-            if len(found) != len(wanted):
-                worst = float("inf")
-        if tokenizer and not reward:
-            other_prompts += prompt_ids(tokenizer, row) != row["prompt_tokens"]
-    ok = compared > 0 and worst <= options.tolerance and other_prompts == 0
-    print(json.dumps({"model": options.model, "class": type(model).__name__, "rows": rows, "compared": compared,
-                      "largest_difference": worst, "prompts_with_other_ids": other_prompts, "ok": ok}))
-    return 0 if ok else 1
+    found = compare(options.model, sys.stdin, options.tolerance)
+    print(json.dumps(found))
+    return 0 if found["ok"] else 1
 
 
 if __name__ == "__main__":
