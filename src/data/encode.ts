@@ -1,5 +1,5 @@
-import { ChatTemplateError, type Message } from '../text/chat_template.ts';
-import type { Tokenizer } from '../text/tokenizer.ts';
+import { ChatTemplateError } from '../text/chat_template.ts';
+import { TokenError, type Tokenizer } from '../text/tokenizer.ts';
 import { RowError, RowTooLong } from './collect.ts';
 import type { Demonstration, FinishReason, Prompt } from './rows.ts';
 
@@ -26,7 +26,7 @@ export interface EncodedCompletion {
  * generation prompt. An empty list is a RowError: there would be nothing to condition on.
  */
 export function encodePrompt(tokenizer: Tokenizer, prompt: Prompt): Int32Array {
-  const ids = typeof prompt === 'string' ? tokenizer.encodePrompt(prompt) : renderedPrompt(tokenizer, prompt);
+  const ids = refused(() => (typeof prompt === 'string' ? tokenizer.encodePrompt(prompt) : tokenizer.chatIds(prompt, { addGenerationPrompt: true })));
   if (ids.length === 0) throw new RowError('the prompt is empty, and the tokenizer puts no BOS before it');
   return Int32Array.from(ids);
 }
@@ -39,7 +39,7 @@ export function encodeCompletion(
   finishReason: FinishReason,
   policy?: LengthPolicy,
 ): EncodedCompletion {
-  const response = tokenizer.encode(completion);
+  const response = refused(() => tokenizer.encode(completion));
   if (finishReason === 'stop') response.push(tokenizer.eosId);
   const promptLength = promptIds.length;
   const ids = new Int32Array(promptLength + response.length);
@@ -80,7 +80,7 @@ export function encodeDemonstration(
 /** A document for pretraining: BOS where the tokenizer has one, the text, EOS. */
 export function encodeDocument(tokenizer: Tokenizer, text: string): Int32Array {
   const bos = tokenizer.bosId === undefined ? [] : [tokenizer.bosId];
-  return Int32Array.from([...bos, ...tokenizer.encode(text), tokenizer.eosId]);
+  return Int32Array.from([...bos, ...refused(() => tokenizer.encode(text)), tokenizer.eosId]);
 }
 
 /** The length to keep of a row; one token of the response at least must be left. */
@@ -93,15 +93,11 @@ function fit(length: number, promptLength: number, policy: LengthPolicy | undefi
   return policy.context;
 }
 
-function renderedPrompt(tokenizer: Tokenizer, messages: Message[]): number[] {
-  return refused(() => tokenizer.chatIds(messages, { addGenerationPrompt: true }));
-}
-
-/** A conversation that the template refuses is a bad row. */
-function refused<T>(render: () => T): T {
+/** A conversation that the template refuses is a bad row, and so is a text with a token that the model does not have. */
+function refused<T>(encode: () => T): T {
   try {
-    return render();
+    return encode();
   } catch (error) {
-    throw error instanceof ChatTemplateError ? new RowError(error.message) : error;
+    throw error instanceof ChatTemplateError || error instanceof TokenError ? new RowError(error.message) : error;
   }
 }

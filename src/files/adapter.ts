@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { tensorPlan, type Head, type PlannedTensor } from '../model/config.ts';
-import { parseJsonObject, show } from './json.ts';
+import { parseJsonObject, readJsonObject, show } from './json.ts';
 import { holdsModel, openModel, readAdapterConfig, type ModelFolder } from './model_folder.ts';
 import { checkFinite, openSafetensors, type TensorSource } from './safetensors.ts';
 
@@ -275,9 +275,19 @@ export function addUpdate(values: Float32Array, from: number, planned: PlannedTe
 }
 
 /** Where an adapter's or model's tokenizer lies: in its folder, or in its base's. */
-export function tokenizerFolder(dir: string): string {
+export const tokenizerFolder = (dir: string): string => below(dir, (at) => !existsSync(join(at, 'tokenizer.json')));
+
+/** Rows of a model's embedding as config.json has them, of an adapter's base; undefined where it does not say. */
+export function embeddingRows(dir: string): number | undefined {
+  const path = join(below(dir, () => true), 'config.json');
+  const rows = existsSync(path) ? readJsonObject(path)['vocab_size'] : undefined;
+  return typeof rows === 'number' ? rows : undefined;
+}
+
+/** The first folder that is no adapter, or that does not ask to look further, from an adapter to its base. */
+function below(dir: string, further: (at: string) => boolean): string {
   let at = dir;
-  for (let depth = 0; depth < MAX_CHAIN && !existsSync(join(at, 'tokenizer.json')) && isAdapterFolder(at); depth++) {
+  for (let depth = 0; depth < MAX_CHAIN && isAdapterFolder(at) && further(at); depth++) {
     const adapter = openAdapter(at);
     at = adapter.base;
     adapter.close();

@@ -1,6 +1,6 @@
-import { RunError } from '../errors.ts';
+import { RunError, UsageError } from '../errors.ts';
 import { brokenTensor } from '../files/float_formats.ts';
-import { tokenizerFolder } from '../files/adapter.ts';
+import { embeddingRows, tokenizerFolder } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
@@ -91,8 +91,30 @@ function draw(planned: PlannedTensor, config: ModelConfig, random: RandomStream)
   return values;
 }
 
-/** Reads a model folder's tokenizer; an adapter folder without one has its base's. */
-export const loadTokenizer = (dir: string): Promise<Tokenizer> => Tokenizer.load(tokenizerFolder(dir));
+/** Reads a model folder's tokenizer, for the rows of its embedding; an adapter folder without one has its base's. */
+export async function loadTokenizer(dir: string): Promise<Tokenizer> {
+  const folder = tokenizerFolder(dir);
+  const tokenizer = await Tokenizer.load(folder);
+  const rows = embeddingRows(dir);
+  if (rows !== undefined) tokenizer.limitIds(rows, folder);
+  return tokenizer;
+}
+
+/**
+ * Makes sure that a model can read all that another one writes.
+ * @param option that named the reader
+ * @param length tokens of the longest row
+ * @throws UsageError where its embedding or its context is too small
+ */
+export function checkReader(option: string, { dir, config }: Model, writer: Model, length: number): void {
+  if (config.vocabSize < writer.config.vocabSize) {
+    throw new UsageError(`${option}: ${dir} has ${config.vocabSize} rows in its embedding, but reads tokens of ${writer.dir}, which has ${writer.config.vocabSize}`);
+  }
+  if (config.context < length) {
+    throw new UsageError(`${option}: ${dir} has a context of ${config.context}, but rows may have ${length} tokens`,
+      'a lower --max-new-tokens makes them shorter');
+  }
+}
 
 /** Writes a model (its weights, or tensors laid out like them such as a moving average) as a Hugging Face folder. */
 export async function saveModel(dir: string, model: Model, tokenizerFrom: string | Record<string, string | Uint8Array>,

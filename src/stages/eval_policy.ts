@@ -5,7 +5,7 @@ import { asPrompt, type Prompt } from '../data/rows.ts';
 import { Interrupted } from '../errors.ts';
 import type { SamplerSettings } from '../gpu/ops/sampler.ts';
 import { generate, type Response } from '../model/generate.ts';
-import { loadModel, type Model } from '../model/load.ts';
+import { checkReader, loadModel, type Model } from '../model/load.ts';
 import type { EvalSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { ratio } from '../train/bootstrap.ts';
@@ -25,6 +25,11 @@ export async function evaluatePolicy(settings: EvalSettings, tokenizer: Tokenize
   if (settings.baseline) await sameTokenizer(settings.baseline, tokenizer, '--baseline');
   const baseline = settings.baseline ? loadModel(settings.baseline, { dtype: settings.dtype, kind: 'lm' }) : undefined;
   const reward = settings.reward ? await openReward(settings.reward, tokenizer, context, settings.dtype) : undefined;
+  // Each model reads ids that the others drew; how long rows may be is settled by the smallest context.
+  for (const writer of [policy, ...(baseline ? [baseline] : [])]) {
+    if (baseline) checkReader('--baseline', baseline, writer, 0);
+    if (reward?.model) checkReader('--reward', reward.model, writer, 0);
+  }
   const room = Math.min(policy.config.context, baseline?.config.context ?? Infinity, reward?.model?.config.context ?? Infinity);
   const { rows } = await collectRows(settings.data, (value): PromptRow => {
     const prompt = asPrompt(value);

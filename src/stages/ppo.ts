@@ -6,7 +6,7 @@ import { encodePrompt } from '../data/encode.ts';
 import { asPrompt } from '../data/rows.ts';
 import { Interrupted, RunError } from '../errors.ts';
 import { Generator } from '../model/generate.ts';
-import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
+import { checkReader, loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
@@ -54,6 +54,9 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const iterations = Math.ceil(total / settings.batchSize);
   const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
   const longest = longestPrompt + settings.maxNewTokens;
+  for (const [option, reader] of [['--reward', reward.model], ['--value', value], ['--reference', reference]] as const) {
+    if (reader) checkReader(option, reader, policy, Math.min(policy.config.context, longest));
+  }
   const promptOrder = new PassOrder(prompts.rows.length, 'prompts', settings);
   const textOrder = mix && new PassOrder(mix.rows.length, 'pretrain', settings);
   const { temperature } = settings;

@@ -2,6 +2,7 @@ import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
+import { tokenizerFolder } from '../files/adapter.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadModel, loadTokenizer, newModel } from '../model/load.ts';
@@ -101,8 +102,8 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
 
 /** The model's tokenizer, the one that is asked for, or one trained on the text. */
 async function findTokenizer(settings: PretrainSettings, texts: string[], context: RunContext): Promise<Tokenizer> {
-  const given = settings.model ?? settings.tokenizer;
-  if (given) return loadTokenizer(given);
+  if (settings.model) return loadTokenizer(settings.model);
+  if (settings.tokenizer) return Tokenizer.load(tokenizerFolder(settings.tokenizer));
   const own = settings.tokenizerData.length === settings.data.length
     && settings.tokenizerData.every((source, i) => source === settings.data[i]);
   const source = own ? texts : (await collectRows(settings.tokenizerData, textOf, { plainText: true })).rows;

@@ -3,7 +3,7 @@ import { collectRows, RowError, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import { asDemonstration, type Prompt } from '../data/rows.ts';
 import { generate } from '../model/generate.ts';
-import type { Model } from '../model/load.ts';
+import { checkReader, type Model } from '../model/load.ts';
 import type { SftSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { average } from '../train/ranking_metrics.ts';
@@ -24,6 +24,8 @@ export async function rewardOfAnswers(settings: SftSettings, model: Model, token
     if (ids.length < model.config.context) return { prompt, ids };
     throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${model.config.context} leaves no room for an answer`);
   }, { skipBadRows: settings.skipBadRows, skipLong: true, warn: (line) => context.warn(line) });
+  const longest = Math.max(...prompts.map(({ ids }) => ids.length)) + settings.maxNewTokens;
+  if (reward.model) checkReader('--select-by-reward', reward.model, model, Math.min(model.config.context, longest));
   const requests = prompts.map(({ ids }, row) => ({ prompt: ids, row, sample: 0, maxNewTokens: settings.maxNewTokens }));
   const draw = { temperature: 1, topK: 0, topP: 1, seed: settings.seed, iteration: 0 };
   return async () => {

@@ -15,6 +15,9 @@ export type TokenizerFiles = Map<string, string>;
 const MAX_FILE_BYTES = 128 * 2 ** 20;
 const FILE_NAMES = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];
 
+/** A text that holds a token without a row in the model's embedding. */
+export class TokenError extends Error {}
+
 /** Text to ids and back, as transformers does it for the same files. Broken files are a UsageError that names them. */
 export class Tokenizer {
   /** Largest id + 1: a model may have more rows in its embedding. */
@@ -33,6 +36,8 @@ export class Tokenizer {
   readonly #files: TokenizerFiles;
   #templateSource: string | undefined;
   #template: ChatTemplate | undefined;
+  /** Rows of the embedding that the ids are for. */
+  #rows = Infinity;
 
   private constructor(files: TokenizerFiles, description: TokenizerDescription, config: Json, generation: Json) {
     this.#files = files;
@@ -106,9 +111,26 @@ export class Tokenizer {
     return this.#templateSource !== undefined;
   }
 
+  /**
+   * From here on ids are for an embedding of so many rows, fewer perhaps than there are tokens: a text that needs another is a
+   * TokenError.
+   * @throws UsageError where the model could not even end an answer
+   */
+  limitIds(rows: number, dir: string): void {
+    if (this.eosId >= rows) {
+      throw new UsageError(`${join(dir, 'tokenizer.json')}: EOS ${show(this.tokenOf(this.eosId))} has the id ${this.eosId}, ${noRow(rows)}`);
+    }
+    this.#rows = rows;
+  }
+
   /** Ids of a text without added special tokens; special tokens spelt out in the text are recognised. */
   encode(text: string): number[] {
-    return text === '' ? [] : this.#library.encode(text, { add_special_tokens: false }).ids;
+    if (text === '') return [];
+    const { ids } = this.#library.encode(text, { add_special_tokens: false });
+    for (const id of ids) {
+      if (id >= this.#rows) throw new TokenError(`holds ${show(this.tokenOf(id))}, token ${id}, ${noRow(this.#rows)}`);
+    }
+    return ids;
   }
 
   /** Ids of a prompt: the tokenizer's own leading special tokens, then the text, never a trailing EOS. */
@@ -216,6 +238,8 @@ export class Tokenizer {
     return this.#files;
   }
 }
+
+const noRow = (rows: number): string => `but the model's embedding has ${rows} rows`;
 
 async function readIfThere(dir: string, name: string): Promise<string | undefined> {
   const path = join(dir, name);

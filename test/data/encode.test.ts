@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert';
 import { RowError, RowTooLong } from '../../src/data/collect.ts';
 import { encodeCompletion, encodeDemonstration, encodeDocument, encodePrompt } from '../../src/data/encode.ts';
 import { asDemonstration } from '../../src/data/rows.ts';
+import { UsageError } from '../../src/errors.ts';
 import { Tokenizer } from '../../src/text/tokenizer.ts';
 
 const fixtures = join(process.env.RLHF_ROOT!, 'test/fixtures/text');
@@ -97,6 +98,26 @@ test('a row too long is refused, or loses the end of its response', () => {
   const first = encodeDemonstration(chatml, chat).mask.indexOf(1);
   assert.is(encodeDemonstration(chatml, chat, { context: first + 1, truncate: true }).mask.indexOf(1), first);
   assert.throws(() => encodeDemonstration(chatml, chat, { context: first, truncate: true }), /the prompt alone/);
+});
+
+test('a token that the embedding has no row for makes a bad row, wherever it stands; other rows are read as before', async () => {
+  const small = await Tokenizer.load(join(fixtures, 'stories260K'));
+  const rows = Math.max(...stories.encode('Tim said'));
+  small.limitIds(rows, 'model');
+  const message = `holds "${stories.tokenOf(rows)}", token ${rows}, but the model's embedding has ${rows} rows`;
+  for (const read of [
+    () => encodePrompt(small, 'Tim said'),
+    () => encodeCompletion(small, [1], 'Tim said', 'stop'),
+    () => encodeDocument(small, 'Tim said'),
+    () => encodeDemonstration(small, asDemonstration({ prompt: 'a', completion: 'Tim said' })),
+  ]) assert.throws(read, (e: Error) => e instanceof RowError && e.message === message);
+  assert.equal(encodePrompt(small, 'a'), encodePrompt(stories, 'a'));
+  const chat = await Tokenizer.load(join(fixtures, 'chat/chatml'));
+  const pad = chat.idOf('<|pad|>')!;
+  assert.throws(() => chat.limitIds(chat.eosId, 'model'), (e: Error) => e instanceof UsageError
+    && e.message === `model/tokenizer.json: EOS "<|im_end|>" has the id ${chat.eosId}, but the model's embedding has ${chat.eosId} rows`);
+  chat.limitIds(chat.eosId + 1, 'model');
+  assert.is(encodePrompt(chat, [{ role: 'user', content: '<|pad|>' }]).includes(pad), true);
 });
 
 test.run();
