@@ -1,3 +1,4 @@
+import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { prepareData } from '../crash/runs.ts';
@@ -38,6 +39,25 @@ test('rows without a prompt, and a reward model of another tokenizer, are refuse
   assert.is(other.code, 2, other.stderr);
   assert.match(other.stderr, /--select-by-reward: the tokenizer in other-rm is not the policy's/);
   assert.equal(jsonLines(other.stdout), []);
+});
+
+test('a reward model that cannot read all of the policy\'s answers is refused before anything is trained', async () => {
+  await rlhf.succeed(['pretrain', '--data', 'text.jsonl', '--tokenizer', 'base', '--layers', '1', '--width', '16', '--heads', '2', '--context', '16',
+    '--max-steps', '1', '--out', 'short', '--quiet']);
+  await rlhf.succeed(['train-rm', '--model', 'short', '--data', 'rankings.jsonl', '--truncate', '--max-steps', '1', '--out', 'short-rm', '--quiet']);
+  const ppo = ['ppo', '--policy', 'base', '--prompts', 'prompts.jsonl', '--max-new-tokens', '16', '--quiet'];
+  for (const [option, args] of [
+    ['--select-by-reward', [...SFT, '--select-by-reward', 'short-rm']],
+    ['--reward', [...ppo, '--reward', 'short-rm']],
+    ['--value', [...ppo, '--reward', 'rm', '--value', 'short-rm']],
+    ['--reference', [...ppo, '--reward', 'rm', '--reference', 'short']],
+  ] as const) {
+    const { code, stdout, stderr } = await rlhf.run([...args, '--out', 'refused']);
+    assert.is(code, 2, stderr);
+    assert.match(stderr, new RegExp(`^rlhf: error: ${option}: short(-rm)? has a context of 16, but rows may have \\d+ tokens$`, 'm'));
+    assert.is(stdout, '');
+    assert.not(existsSync(rlhf.path('refused/metrics.jsonl')) && readFileSync(rlhf.path('refused/metrics.jsonl'), 'utf8') !== '');
+  }
 });
 
 test.run();
