@@ -3,8 +3,8 @@
 
   python3 scripts/check-families.py [MODEL_DIR…] [--only NAME…] [--keep DIR]
 
-For each model: train-sft, train-rm and ppo of a few steps, in full and with LoRA (ppo's on top of train-sft's, then merged), and
-GGUF out and in. After each, rlhf's log-probabilities or rewards of rows that no other test has are compared with those of
+For each model: greedy answers, train-sft, train-rm and ppo of a few steps, in full and with LoRA (ppo's on top of train-sft's,
+then merged), and GGUF out and in. After each, rlhf's log-probabilities or rewards of rows that no other test has are compared with those of
 transformers (AutoModelForCausalLM, AutoModelForSequenceClassification, PeftModel), and that training moved them is checked too.
 Without MODEL_DIR the models are drawn at random: both key layouts of gpt2, llama with Llama 3's and with linear rotary
 scaling, explicit head sizes and biases, qwen2 tied and not, in f32, f16 and bf16, whole and in shards. Folders may be given that
@@ -169,8 +169,9 @@ class Sweep:
     failed = 0
     passed = 0
 
-    def __init__(self, name, model, work):
+    def __init__(self, name, model, work, family):
         self.name, self.model = name, model
+        self.targets = "c_proj,c_fc" if family == "gpt2" else "q_proj,down_proj"
         self.at = lambda part: os.path.join(work, part)
         self.rows = Rows(name).write(work)
 
@@ -214,17 +215,35 @@ class Sweep:
                           "--batch-size", 8, "--minibatch-size", 4, "--max-new-tokens", 8, "--lr", 1e-2, "--value-lr", 1e-2,
                           "--warmup", 0, *args)
 
+    def same_greedy(self, folder):
+        """Whether sample --greedy (one position at a time, with a KV cache) takes the tokens that transformers takes."""
+        found = [json.loads(line) for line in rlhf("sample", "--greedy", "--max-new-tokens", 12, "--model", folder, "--data",
+                                                   self.rows["prompts"]).splitlines()]
+        model, _, tokenizer, *_ = reference.load(folder)
+        different = tokens = 0
+        for row in found:
+            ids = tokenizer(row["prompt"], return_tensors="pt").input_ids
+            with torch.no_grad():
+                new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)[0, ids.shape[1]:]
+            tokens += len(new)
+            different += tokenizer.decode(new, skip_special_tokens=True) != row["completion"]
+        return different == 0 and tokens > 0, f"{type(model).__name__}: {tokens} greedy tokens, {different} of {len(found)} answers differ"
+
     def language_model(self):
         base = self.numbers(self.model, "logprobs")
         self.check("as it is", lambda: self.agrees(self.model, "logprobs"))
+        self.check("sample --greedy", lambda: self.same_greedy(self.model))
         for kind, extra in (("", ()), (" --lora-rank 4", ("--lora-rank", 4))):
             tag = "lora-" if extra else ""
+            # An adapter of the attention, and one that has parts of both.
+            targets = ("--lora-targets", self.targets) if extra else ()
             sft, rm, ppo = (self.at(tag + stage) for stage in ("sft", "rm", "ppo"))
             self.check("train-sft" + kind, lambda: self.agrees(self.sft(tag + "sft", *extra), "logprobs", base))
-            self.check("train-rm" + kind, lambda: self.agrees(self.rm(sft, tag + "rm", *extra), "score"))
+            self.check("train-rm" + kind, lambda: self.agrees(self.rm(sft, tag + "rm", *extra, *targets), "score"))
             tuned = self.numbers(sft, "logprobs")
             self.check("ppo" + kind, lambda: self.agrees(self.ppo(sft, rm, tag + "ppo", *extra), "logprobs", tuned))
             self.check("ppo's value model" + kind, lambda: self.agrees(os.path.join(ppo, "value"), "score", self.numbers(rm, "score")))
+        self.check("sample --greedy with the adapter", lambda: self.same_greedy(self.at("lora-ppo")))
         self.check("export --merge", self.merged)
         self.check("export --gguf f16, import", self.gguf)
 
@@ -284,7 +303,7 @@ def main():
                 config = json.load(file)
             if not os.path.exists(os.path.join(model, "tokenizer.json")):
                 make_tokenizer(model, config)
-            sweep = Sweep(name, model, own)
+            sweep = Sweep(name, model, own, config["model_type"])
             is_reward = any("SequenceClassification" in a for a in config.get("architectures") or [])
             (sweep.reward_model if is_reward else sweep.language_model)()
     finally:
