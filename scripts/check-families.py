@@ -55,7 +55,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_fr
 # name: config, stored type, largest shard, whether keys lack their prefix (as gpt2's have on the hub)
 DRAWN = {
     "gpt2-prefixed": (GPT2Config(**GPT2, n_embd=24, n_head=3), torch.float32, None, False),
-    "gpt2-hub-f16": (GPT2Config(**GPT2, n_embd=20, n_head=2, n_inner=36), torch.float16, None, True),
+    "gpt2-hub-untied-f16": (GPT2Config(**GPT2, n_embd=20, n_head=2, n_inner=36, tie_word_embeddings=False), torch.float16, None, True),
     "llama3-rope-head-dim-bf16": (
         LlamaConfig(**LLAMA, hidden_size=24, intermediate_size=36, num_attention_heads=6, num_key_value_heads=3, head_dim=6,
                     rope_theta=20000.0, rope_scaling=LLAMA3, tie_word_embeddings=True), torch.bfloat16, None, False),
