@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs';
 import { UsageError } from '../errors.ts';
 import { GGUF_TYPES, READABLE_TYPES, type GgufType } from './gguf_types.ts';
-import { openInput, readExactly, show } from './json.ts';
+import { openInput, readExactly, refusePointer, show } from './json.ts';
 
 /** A metadata value. 64-bit integers are rounded to the nearest number. */
 export type GgufValue = number | boolean | string | number[] | boolean[] | string[];
@@ -42,6 +42,7 @@ const DECODE_BYTES = 2 ** 22;
 export function openGguf(path: string): GgufFile {
   const { fd, size } = openInput(path);
   try {
+    refusePointer(fd, size, path);
     const { version, metadata, tensors } = readHeader(new Reader(fd, size, path));
     return {
       path,

@@ -73,6 +73,20 @@ export function readExactly(fd: number, into: Uint8Array, position: number, path
   }
 }
 
+const POINTER = 'version https://git-lfs';
+
+/**
+ * Makes sure that a file of weights is not Git LFS's note about it, which is what a clone without LFS leaves.
+ * @throws UsageError where it is
+ */
+export function refusePointer(fd: number, size: number, path: string): void {
+  if (size < POINTER.length || size > 1024) return;
+  const start = new Uint8Array(POINTER.length);
+  readExactly(fd, start, 0, path);
+  if (new TextDecoder().decode(start) !== POINTER) return;
+  throw new UsageError(`${path}: is a Git LFS pointer, not the weights themselves`, 'git lfs pull fetches them');
+}
+
 /**
  * Parses UTF-8 JSON whose top level is an object. A byte order mark is accepted.
  * @param where what the message names first (a path)

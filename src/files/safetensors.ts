@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs';
 import { UsageError } from '../errors.ts';
 import { firstNonFinite, halfValues } from './float_formats.ts';
-import { duplicateKey, openInput, parseJsonObject, readExactly, show } from './json.ts';
+import { duplicateKey, openInput, parseJsonObject, readExactly, refusePointer, show } from './json.ts';
 
 export { writeSafetensors, type NewTensor, type WritableType } from './safetensors_write.ts';
 
@@ -155,6 +155,7 @@ function widen(from: ArrayBuffer, dtype: string, to: Float32Array): void {
 }
 
 function readHeader(fd: number, size: number, path: string) {
+  refusePointer(fd, size, path);
   if (size < 10) throw new UsageError(`${path}: has ${size} bytes, too few for a safetensors file`);
   const prefix = new Uint8Array(8);
   readExactly(fd, prefix, 0, path);

@@ -113,6 +113,9 @@ test('hostile files are refused at once', () => {
     assert.ok(performance.now() - started < 1000);
   };
   refused(join(MODELS, 'README.md'), /is not a GGUF file/);
+  const pointer = join(dir, 'pointer.gguf');
+  writeFileSync(pointer, 'version https://git-lfs.github.com/spec/v1\n');
+  refused(pointer, /pointer\.gguf: is a Git LFS pointer/);
   refused(craft(0n, 0n, data(0), 1), /version 1 is not supported/);
   refused(craft(0n, 0n, data(0), 0x03000000), /big-endian/);
   refused(craft(2n ** 63n, 0n), /tensors: a count of/);

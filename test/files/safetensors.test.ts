@@ -147,6 +147,9 @@ test('hostile headers are refused with the tensor named', () => {
   const empty = join(dir, 'empty.safetensors');
   writeFileSync(empty, '');
   refused(empty, /0 bytes, too few/);
+  const pointer = join(dir, 'pointer.safetensors');
+  writeFileSync(pointer, `version https://git-lfs.github.com/spec/v1\noid sha256:${'4d7a'.repeat(16)}\nsize 538090408\n`);
+  refused(pointer, /pointer\.safetensors: is a Git LFS pointer/);
   refused(craft('{}', 0, 100n), /header length 100 goes beyond/);
   refused(craft('{}', 0, 2n ** 63n), /header length 92233720/);
   refused(craft('{"a":'), /header: is not valid JSON/);
