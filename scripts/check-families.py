@@ -10,7 +10,7 @@ Without MODEL_DIR the models are drawn at random: both key layouts of gpt2, llam
 scaling, explicit head sizes and biases, qwen2 tied and not, in f32, f16 and bf16, whole and in shards. Folders may be given that
 have no tokenizer (one is made), reward models among them.
 
-A line a check; exit 1 where any failed. About four minutes on two cores without a GPU. Needs `npm run build`, and Python with
+A line a check; exit 1 where any failed. Two to four minutes on two cores without a GPU. Needs `npm run build`, and Python with
 torch, transformers, peft and safetensors; a development script, no part of the product. RLHF names another program to run.
 """
 import argparse
