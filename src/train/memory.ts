@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
-import { RunError } from '../errors.ts';
+import { RunError, UsageError } from '../errors.ts';
 import { flush } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
 import { deviceMemory } from '../gpu/memory.ts';
@@ -64,7 +64,7 @@ interface ChoiceSettings { microBatchTokens?: number; memory?: number; resume?: 
  * on it), or as many as fit --memory, at most what keeps the device busy. Where not even a row of context length fits, the
  * layers are computed again in the backward pass (`decoder.recompute`); a resumed run does as it did before.
  * @param plan the run's memory for passes of so many tokens, with the decoders as they are set
- * @throws RunError where not even the smallest passes fit
+ * @throws UsageError where not even the smallest passes fit
  */
 export function choosePasses(settings: ChoiceSettings, decoders: readonly Decoder[], plan: (tokens: number) => MemoryPlan): PassChoice {
   const memory = settings.memory ?? defaultMemory();
@@ -91,7 +91,7 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
     }
   }
   if (used !== undefined) return smallest!; // asked for as it is
-  throw new RunError(`the models and one pass take ${megabytes(smallest!.bytes)} of device memory, but ${megabytes(memory)} are allowed`,
+  throw new UsageError(`the models and one pass take ${megabytes(smallest!.bytes)} of device memory, but ${megabytes(memory)} are allowed`,
     'raise --memory, or use --lora-rank or a smaller model');
 }
 

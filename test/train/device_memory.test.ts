@@ -117,7 +117,7 @@ test('what --memory made of the passes is recorded and used again by --resume, w
   assert.is(record('parts').micro_batch_tokens, tokens);
   assert.ok(weights('parts').equals(weights('whole')), 'the resumed run ends with the same weights');
   const { code, stderr } = await rlhf.run([...args, '--out', 'none', '--memory', '64K']);
-  assert.is(code, 1);
+  assert.is(code, 2);
   assert.match(stderr, /one pass take [\d.]+ MiB of device memory, but 0\.1 MiB are allowed/);
   rlhf.remove();
 });
