@@ -46,6 +46,10 @@ mkdir -p "$out/eval"
 cd "$out"
 . "$root/scripts/steps.sh"
 
+answers() { rlhf sample --model "$1" --batch-size 64 --max-new-tokens 56 --seed "$seed" "${@:2}" < "$restaurants/dev-prompts.jsonl"; }
+scored() { answers "$@" | rlhf score --model rm; }
+best_of() { node "$root/scripts/best-of-n.mjs" "$1" < "$2"; }
+
 # --- Training ---
 
 say 'base model: a Llama block with 263,744 parameters and its tokenizer, from prose'
@@ -60,10 +64,13 @@ train train-sft --model base --data "$restaurants/demonstrations.jsonl.gz" ${mix
   --epochs "$([ "$fast" ] && echo 4 || echo 6)" --batch-size 8 --lr 3e-3 --warmup 20 --weight-decay 0.01 \
   --save-every 500 --seed "$seed" --out sft
 
-say 'step 2: a reward model from 450 human rankings of 5 to 14 answers'
+most=$([ "$fast" ] && echo 4 || echo 16)
+say "step 2: a reward model from 450 human rankings of 5 to 14 answers; beside it, $most answers of the SFT model to each of 547 other prompts"
+beside sft-answers into "eval/sft-k$most-answers.jsonl" answers sft --k "$most"
 train train-rm --model sft --data "$restaurants/rankings.jsonl" --eval-data "$restaurants/rankings-held-out.jsonl" \
   --demonstrations "$restaurants/demonstrations.jsonl.gz" \
   --epochs "$([ "$fast" ] && echo 2 || echo 3)" --batch-size 8 --lr 1e-3 --seed "$seed" --out rm
+joined
 
 # ppo RATE OPTION… The policy kept is the moving average of the last fifty updates or so: a single one wanders, and its greedy answers
 # drop now this fact, now that.
@@ -76,10 +83,6 @@ ppo() {
 }
 
 # --- Evaluation on 547 prompts that no stage has seen ---
-
-answers() { rlhf sample --model "$1" --batch-size 64 --max-new-tokens 56 --seed "$seed" "${@:2}" < "$restaurants/dev-prompts.jsonl"; }
-scored() { answers "$@" | rlhf score --model rm; }
-best_of() { node "$root/scripts/best-of-n.mjs" "$1" < "$2"; }
 
 evaluate() {
   local policy=$1
@@ -116,9 +119,8 @@ say 'evaluation: the reward model on 50 held-out rankings'
 into eval/rm.jsonl rlhf eval rm --model rm --data "$restaurants/rankings-held-out.jsonl"
 into eval/rm-held-out.jsonl rlhf score --model rm --data "$restaurants/rankings-held-out.jsonl"
 
-most=$([ "$fast" ] && echo 4 || echo 16)
 say "evaluation: the best of up to $most answers of the SFT model"
-into "eval/sft-k$most.jsonl" scored sft --k "$most"
+into "eval/sft-k$most.jsonl" rlhf score --model rm --data "eval/sft-k$most-answers.jsonl"
 for n in 4 16; do
   [ "$n" -gt "$most" ] || into "eval/sft-best-of-$n.jsonl" best_of "$n" "eval/sft-k$most.jsonl"
 done
