@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
-import { availableParallelism, setPriority } from 'node:os';
+import { availableParallelism, getPriority, setPriority } from 'node:os';
 import { RunError, UsageError } from '../errors.ts';
 import { countMemory } from './memory.ts';
 
@@ -244,7 +244,7 @@ const BEHIND = 10;
 function yieldToDriver(): void {
   pollSlowly();
   try {
-    setPriority(BEHIND);
+    if (getPriority() < BEHIND) setPriority(BEHIND);
   } catch {
     // Not allowed here: slower, nothing else.
   }
