@@ -3,9 +3,9 @@
 //   STORE plain: C = P + bias          residual: C = P + bias + R      add: C += P
 //         gelu:  U = P + bias, C = gelu(U)                             gelu_grad: C = P · gelu'(U)
 //         gelu_more: U += P, C = gelu(U)      gelu_grad_more: C = (C + P) · gelu'(U)
-//         part: C[z] = P over the z-th p.chunk steps of K (matmul_tiled.wgsl), for matmul_split.wgsl to sum
+//         part: C[z] = P over the z-th p.chunk steps of K (matmul_tiled.wgsl), for matmul_split.wgsl to sum; p.rows of C a part
 //   COLUMNS (tn of matmul_broadcast.wgsl and matmul_tiled.wgsl): the sums of B's columns are added to G [N], a bias' gradient beside
-//         its matrix'; in the store part those of the z-th steps are row p.bias + z of C.
+//         its matrix'; in the store part those of the z-th steps are row M of C[z].
 //   p.scale multiplies P in the stores that add it to something (add, gelu_more, gelu_grad_more).
 // Strides (lda, ldb, ldc) count vec4s; the columns up to the next multiple of 4 are zero in the inputs and come out zero in C.
 // The sum over K runs in one order that depends on K alone, so a row of C does not depend on the rows beside it.
@@ -26,7 +26,7 @@ struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scal
 @group(0) @binding(0) var A: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(1) var B: texture_storage_2d<rgba32float, read>;
 //% } else {
-struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32${STORE === 'part' ? ', chunk: u32' : ''} }
+struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32${STORE === 'part' ? ', chunk: u32, rows: u32' : ''} }
 @group(0) @binding(0) var<storage, read> A: array<vec4f>;
 @group(0) @binding(1) var<storage, read> B: array<vec4f>;
 //% }
@@ -79,5 +79,5 @@ fn gelu_grad(x: vec4f) -> vec4f {
 //%   gelu_grad: `C[${row} * p.ldc + n] = ${c} * gelu_grad(U[${row} * p.ldc + n]);`,
 //%   gelu_more: `let u = U[${row} * p.ldc + n] + p.scale * ${c}; U[${row} * p.ldc + n] = u; C[${row} * p.ldc + n] = gelu(u);`,
 //%   gelu_grad_more: `C[${row} * p.ldc + n] = (C[${row} * p.ldc + n] + p.scale * ${c}) * gelu_grad(U[${row} * p.ldc + n]);`,
-//%   part: `C[(w.z * p.M + ${row}) * p.ldc + n] = ${c};`,
+//%   part: `C[(w.z * p.rows + ${row}) * p.ldc + n] = ${c};`,
 //% })[STORE];

@@ -112,7 +112,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   }
   //% if (COLUMNS) {
   let column = w.x * ${TN / 4} + t;
-  if (sums && column < (p.N + 3) / 4) { ${STORE === 'part' ? 'C[(p.bias + w.z) * p.ldc + column] = g;' : 'G[column] += g;'} }
+  if (sums && column < (p.N + 3) / 4) { ${STORE === 'part' ? 'C[(w.z * p.rows + p.M) * p.ldc + column] = g;' : 'G[column] += g;'} }
   //% }
   let r0 = m0 + ty * ${RT};
   //% for (const j of cols) {

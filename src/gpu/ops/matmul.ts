@@ -51,13 +51,14 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   if (parts === 1) return false;
   const columns = store.kind === 'add' ? store.columns : undefined;
   const { kernel: made, tileRows, tileCols } = tiled({ MODE: 'tn', STORE: 'part', ACT: '', COLUMNS: columns !== undefined }, m, n);
-  const part = scratch(parts * (columns ? m + 1 : m), n);
-  launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, part.stride / 4, parts * m, f32(1), chunk],
+  const rows = columns ? m + 1 : m; // of a part
+  const part = scratch(parts * rows, n);
+  const ldp = part.stride / 4;
+  launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, ldp, 0, f32(1), chunk, rows],
     [Math.ceil(n / tileCols), Math.ceil(m / tileRows), parts]);
-  const row = part.stride / 4;
   const scale = f32((store.kind === 'add' ? store.scale : undefined) ?? 1);
   launch(kernel('matmul_split', splitSource, { ADD: store.kind === 'add', COLUMNS: columns !== undefined }), [part, c, ...(columns ? [columns] : [])],
-    [m * row, parts, row, c.stride / 4, scale], spread((columns ? m + 1 : m) * row));
+    [rows * ldp, parts, ldp, c.stride / 4, scale], spread(rows * ldp));
   release(part);
   return true;
 }

@@ -35,7 +35,7 @@ export function withTile(only: Tile, work: () => void): void {
 }
 
 /** Bytes of workgroup memory that a tile takes: 16 steps of K of its rows and columns, and a vec4 beside each against bank conflicts. */
-const bytesOf = ({ rows, cols }: Tile): number => 16 * 16 * (rows / 4 + 1 + cols / 4 + 1);
+const workgroupBytes = ({ rows, cols }: Tile): number => 16 * 16 * (rows / 4 + 1 + cols / 4 + 1);
 
 const groups = (m: number, n: number, { rows, cols }: Tile): number => Math.ceil(m / rows) * Math.ceil(n / cols);
 
@@ -48,7 +48,7 @@ export function tileFor(m: number, n: number): Tile {
   if (m <= 16) return FEW;
   if (m <= 64) return SOME;
   const room = gpu().adapter.limits.maxComputeWorkgroupStorageSize;
-  return [LARGE, LONG].find((t) => groups(m, n, t) >= FILL && bytesOf(t) <= room) ?? SMALL;
+  return [LARGE, LONG].find((t) => groups(m, n, t) >= FILL && workgroupBytes(t) <= room) ?? SMALL;
 }
 
 /** The least steps of K that are worth a part of their own. */
