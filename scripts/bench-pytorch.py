@@ -9,6 +9,7 @@ AdamW where the device has it. Needs torch alone: models, decoding with a key-va
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 BUDGET = 10.0  # seconds of timed runs; three runs at least
+BUSY = 150.0  # milliseconds of repeated runs between two waits, at least
 
 
 class Block(nn.Module):
@@ -153,8 +155,7 @@ def gemm_cases(device, large):
                 b = torch.rand(N, K, device=device).T if mode == 'nt' else torch.rand(K, N, device=device)
                 c = torch.empty(M, N, device=device)
                 flops = 2 * M * N * K
-                repeat = max(1, min(200, round(4e9 / flops)))
-                return (lambda: torch.mm(a, b, out=c)), dict(flops=flops, bytes=4 * (M * K + N * K + M * N), repeat=repeat)
+                return (lambda: torch.mm(a, b, out=c)), dict(flops=flops, bytes=4 * (M * K + N * K + M * N), repeatable=True)
             yield f'gemm_{mode}', dict(M=M, N=N, K=K), prepare
 
 
@@ -166,11 +167,10 @@ def attention_cases(device, large):
                 q, k, v = (torch.rand(rows, heads, T, dim, device=device, requires_grad=backward) for _ in range(3))
                 dO = torch.rand(rows, heads, T, dim, device=device)
                 flops = rows * heads * T * T * dim * 2 * (2.5 if backward else 1)
-                repeat = max(1, min(20, round(2e9 / flops)))
                 if not backward:
-                    return (lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)), dict(flops=flops, tokens=rows * T, repeat=repeat)
+                    return (lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)), dict(flops=flops, tokens=rows * T, repeatable=True)
                 o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-                return (lambda: torch.autograd.grad(o, (q, k, v), dO, retain_graph=True)), dict(flops=flops, tokens=rows * T, repeat=repeat)
+                return (lambda: torch.autograd.grad(o, (q, k, v), dO, retain_graph=True)), dict(flops=flops, tokens=rows * T, repeatable=True)
             yield 'attention_backward' if backward else 'attention_forward', dict(rows=rows, T=T, heads=heads, headDim=dim), prepare
 
 
@@ -178,7 +178,7 @@ def other_cases(device, large):
     def cross_entropy(M, C, V):
         h, w = (torch.rand(n, C, device=device, requires_grad=True) for n in (M, V))
         targets = torch.zeros(M, dtype=torch.long, device=device)
-        return (lambda: torch.autograd.grad(F.cross_entropy(h @ w.T, targets), (h, w))), dict(flops=6 * M * C * V, tokens=M, repeat=4)
+        return (lambda: torch.autograd.grad(F.cross_entropy(h @ w.T, targets), (h, w))), dict(flops=6 * M * C * V, tokens=M, repeatable=True)
 
     def adamw(n):
         p = nn.Parameter(torch.rand(n, device=device))
@@ -188,7 +188,7 @@ def other_cases(device, large):
         def run():
             nn.utils.clip_grad_norm_([p], 1.0)
             opt.step()
-        return run, dict(bytes=4 * 8 * n, repeat=4)
+        return run, dict(bytes=4 * 8 * n, repeatable=True)
 
     for M, C, V in [(2048, 128, 1024)] + ([(8192, 768, 50257)] if large else []):
         yield 'cross_entropy', dict(M=M, C=C, V=V), lambda M=M, C=C, V=V: cross_entropy(M, C, V)
@@ -281,17 +281,22 @@ def measure(name, shape, prepare, steps, device):
             torch.cuda.synchronize()
 
     run, counts = prepare()
-    repeat = counts.pop('repeat', 1)
-    run()
-    run()
-    wait()
-    times, start = [], time.perf_counter()
-    while len(times) < steps and (len(times) < 3 or time.perf_counter() - start < BUDGET):
+    repeatable = counts.pop('repeatable', False)
+
+    def timed(repeat):
         began = time.perf_counter()
         for _ in range(repeat):
             run()
         wait()
-        times.append((time.perf_counter() - began) * 1000 / repeat)
+        return (time.perf_counter() - began) * 1000
+
+    timed(1)
+    repeat = 1
+    while (ms := timed(repeat)) < BUSY and repeatable and repeat < 2000:
+        repeat = min(2000, math.ceil(repeat * min(8, max(1.2, 1.1 * BUSY / ms))))
+    times, start = [], time.perf_counter()
+    while len(times) < steps and (len(times) < 3 or time.perf_counter() - start < BUDGET):
+        times.append(timed(repeat) / repeat)
     ms = statistics.median(times)
     rounded = lambda x: float(f'{x:.4g}')
     line = dict(name=name, shape=shape, ms=rounded(ms), ms_min=rounded(min(times)), ms_max=rounded(max(times)), runs=len(times))

@@ -40,8 +40,7 @@ function gemm(mode: Mode, [M, N, K]: readonly [number, number, number], storage:
       const [a, b] = [filled(mode === 'tn' ? matrix(K, M) : matrix(M, K)), filled(mode === 'nt' ? matrix(N, K) : matrix(K, N))];
       const c = matrix(M, N);
       const flops = 2 * M * N * K;
-      const repeat = Math.max(1, Math.min(200, Math.round(4e9 / flops)));
-      return programRun(await record(() => matmul(mode, a, b, c)).ready(), [a, b, c], repeat, { flops, bytes: bytesOf(storage) * (M * K + N * K + M * N) });
+      return programRun(await record(() => matmul(mode, a, b, c)).ready(), [a, b, c], { flops, bytes: bytesOf(storage) * (M * K + N * K + M * N) });
     },
   };
 }
@@ -79,7 +78,7 @@ function attentionCase(name: string, [rows, T, heads, headDim]: AttentionSize, s
       });
       // q·k and p·v of a causal row take T²/2 dot products each; the gradient takes five such products.
       const flops = rows * heads * T * T * headDim * 2 * cost;
-      return programRun(program, [qkv, dO, tiles], Math.max(1, Math.min(20, Math.round(2e9 / flops))), { flops, tokens: N });
+      return programRun(program, [qkv, dO, tiles], { flops, tokens: N });
     },
   };
 }
@@ -98,7 +97,7 @@ function crossEntropy(M: number, C: number, V: number, storage: Storage): BenchC
         tape.backward();
       }).ready();
       // Logits, and their products for the gradients of h and W.
-      return programRun(program, [h, w.value, w.grad, targets, dLogp, stats], 4, { flops: 6 * M * C * V, tokens: M });
+      return programRun(program, [h, w.value, w.grad, targets, dLogp, stats], { flops: 6 * M * C * V, tokens: M });
     },
   };
 }
@@ -119,20 +118,20 @@ function optimiser(n: number, storage: Storage): BenchCase {
         for (const copy of half) narrow(values, copy);
       }).ready();
       // The gradient is read twice; parameters and both moments are read and written.
-      return programRun(program, [values, gradients, m, v, hyper, norm, ...half], 4, { bytes: (4 * 8 + 6 * half.length) * n });
+      return programRun(program, [values, gradients, m, v, hyper, norm, ...half], { bytes: (4 * 8 + 6 * half.length) * n });
     },
   };
 }
 
-/** A recorded program as something to time, `repeat` runs of it for each wait; `tensors` are its own. */
-function programRun(program: Program, tensors: Tensor[], repeat: number, counts: Pick<BenchRun, 'tokens' | 'flops' | 'bytes'>): BenchRun {
+/** A recorded program as something to time; `tensors` are its own. */
+function programRun(program: Program, tensors: Tensor[], counts: Pick<BenchRun, 'tokens' | 'flops' | 'bytes'>): BenchRun {
   const done = vector(1); // nothing writes it: to read it is to wait for what was submitted before
   return {
     ...counts,
-    repeat,
+    repeatable: true,
     submit: () => program.run(),
-    async run() {
-      for (let i = 0; i < repeat; i++) program.run();
+    async run(times = 1) {
+      for (let i = 0; i < times; i++) program.run();
       await stage(done).read();
     },
     dispose: () => destroy(...tensors, done),

@@ -12,10 +12,10 @@ export interface BenchCase {
 }
 
 export interface BenchRun {
-  /** Runs it `repeat` times and waits until the device is done. The first call may compile; it is not counted. */
-  run(): Promise<void>;
-  /** For what takes less than a few milliseconds. */
-  repeat?: number;
+  /** Runs it once, or for what is `repeatable` so many times, and waits until the device is done. The first call may compile; it is not counted. */
+  run(times?: number): Promise<void>;
+  /** A kernel's run: so many follow each other that waiting for their end counts for little. */
+  repeatable?: boolean;
   /** Of one run, where they mean something: tokens, episodes, floating-point operations, the least bytes to read and write. */
   tokens?: number;
   episodes?: number;
@@ -36,6 +36,8 @@ export interface BenchRun {
 export interface Line { name: string; shape: BenchCase['shape']; ms: number; [more: string]: unknown }
 
 const BUDGET_MS = 10_000; // of timed runs; three runs at least
+const BUSY_MS = 150; // of repeated runs between two waits, at least
+const MOST_REPEATED = 2000;
 const round = (x: number): number => Number(x.toPrecision(4));
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -43,20 +45,19 @@ const median = (values: readonly number[]): number => [...values].sort((a, b) =>
 export async function measure({ name, shape, prepare }: BenchCase, steps: number): Promise<Line> {
   const began = performance.now();
   const bench = await prepare();
-  const { run, repeat = 1, tokens, episodes, flops, bytes } = bench;
+  const { run, tokens, episodes, flops, bytes } = bench;
   await run();
   const first = performance.now() - began;
-  await run();
+  const repeat = await repetitions(bench);
   const times: number[] = [];
   for (const start = performance.now(); times.length < steps && (times.length < 3 || performance.now() - start < BUDGET_MS);) {
-    const at = performance.now();
-    await run();
-    times.push((performance.now() - at) / repeat);
+    times.push(await timed(() => run(repeat)) / repeat);
   }
   const ms = median(times);
   const host = bench.submit && await hostTime(bench);
-  const counted = await observe(run, { each: false });
-  const dispatches = counted.dispatches / repeat;
+  const observedRuns = Math.min(repeat, 200); // passes that get timestamps
+  const counted = await observe(() => run(observedRuns), { each: false });
+  const dispatches = counted.dispatches / observedRuns;
   const line: Line = {
     name,
     shape,
@@ -69,14 +70,29 @@ export async function measure({ name, shape, prepare }: BenchCase, steps: number
     ...(episodes === undefined ? {} : { episodes_per_second: round((episodes / ms) * 1000) }),
     ...(flops === undefined ? {} : { gflops: round(flops / ms / 1e6) }),
     ...(bytes === undefined ? {} : { gbytes_per_second: round(bytes / ms / 1e6), bytes }),
-    ...(counted.times.length > 0 ? { gpu_ms: round(total(counted.times) / repeat) } : {}),
+    ...(counted.times.length > 0 ? { gpu_ms: round(total(counted.times) / observedRuns) } : {}),
     ...(host === undefined ? {} : { host_ms: round(host), host_us_per_dispatch: round((host * 1000) / dispatches) }),
-    ...(dispatches > 0 ? { dispatches, submits: counted.submits / repeat, uploaded_bytes: Math.round(counted.uploaded / repeat) } : {}),
+    ...(dispatches > 0 ? { dispatches, submits: counted.submits / observedRuns, uploaded_bytes: Math.round(counted.uploaded / observedRuns) } : {}),
     ...await bench.more?.(),
   };
   if ((bench.kernels || bench.partOf) && counted.times.length > 0) Object.assign(line, await profiled(bench));
   bench.dispose?.();
   return line;
+}
+
+const timed = async (work: () => Promise<void>): Promise<number> => {
+  const at = performance.now();
+  await work();
+  return performance.now() - at;
+};
+
+/** Runs between two waits, found by running: the device is then busy for BUSY_MS. */
+async function repetitions({ run, repeatable }: BenchRun): Promise<number> {
+  for (let repeat = 1; ;) {
+    const ms = await timed(() => run(repeat));
+    if (!repeatable || ms >= BUSY_MS || repeat === MOST_REPEATED) return repeat;
+    repeat = Math.min(MOST_REPEATED, Math.ceil(repeat * Math.min(8, Math.max(1.2, (1.1 * BUSY_MS) / ms))));
+  }
 }
 
 /** Median time to submit one run, the device idle before. */
@@ -91,16 +107,16 @@ async function hostTime({ submit, run }: BenchRun): Promise<number> {
   return median(times);
 }
 
-async function profiled({ run, repeat = 1, partOf, kernels }: BenchRun): Promise<Record<string, unknown>> {
-  const { times } = await observe(run, { each: true });
+async function profiled({ run, partOf, kernels }: BenchRun): Promise<Record<string, unknown>> {
+  const { times } = await observe(() => run(), { each: true });
   const all = total(times);
   const parts: Record<string, number> = {};
   let part = '';
-  if (partOf) for (const { kernel, ms } of times) parts[(part = partOf(kernel, part))] = (parts[part] ?? 0) + ms / repeat;
+  if (partOf) for (const { kernel, ms } of times) parts[(part = partOf(kernel, part))] = (parts[part] ?? 0) + ms;
   return {
     ...(partOf ? { gpu_parts_ms: Object.fromEntries(Object.entries(parts).map(([name, ms]) => [name, round(ms)])) } : {}),
-    ...(kernels ? { kernels: byKernel(times, repeat).map(({ kernel, ms, dispatches }) =>
-      ({ kernel, ms: round(ms), share: round((ms * repeat) / all), dispatches })) } : {}),
+    ...(kernels ? { kernels: byKernel(times).map(({ kernel, ms, dispatches }) =>
+      ({ kernel, ms: round(ms), share: round(ms / all), dispatches })) } : {}),
   };
 }
 

@@ -17,14 +17,13 @@ function stockGemm(mode: Mode, [M, N, K]: readonly [number, number, number]): Be
       const a = tf.randomUniform<tf.Rank.R2>(transposeA ? [K, M] : [M, K], -0.5, 0.5, 'float32', 1);
       const b = tf.randomUniform<tf.Rank.R2>(transposeB ? [N, K] : [K, N], -0.5, 0.5, 'float32', 2);
       const flops = 2 * M * N * K;
-      const repeat = Math.max(1, Math.min(50, Math.round(1e9 / flops)));
       const done = vector(1);
       return {
         flops,
         bytes: 4 * (M * K + N * K + M * N),
-        repeat,
-        async run() {
-          for (let i = 0; i < repeat; i++) tf.dispose(tf.matMul(a, b, transposeA, transposeB));
+        repeatable: true,
+        async run(times = 1) {
+          for (let i = 0; i < times; i++) tf.dispose(tf.matMul(a, b, transposeA, transposeB));
           flush();
           await stage(done).read();
         },

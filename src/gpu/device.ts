@@ -34,8 +34,8 @@ export interface DeviceOptions {
   adapter?: string;
   /** Told once when the adapter is a software one, and of device trouble. */
   warn?: (line: string) => void;
-  /** Dawn's validation and bounds checks: on in tests, off in long runs. Default: on. */
-  validation?: boolean;
+  /** Whether Dawn adds bounds checks to kernels. Default: unless the driver is a software one, which checks every access to memory itself. */
+  boundsChecks?: boolean;
 }
 
 interface DawnModule {
@@ -44,8 +44,8 @@ interface DawnModule {
 }
 
 let current: Gpu | undefined;
-/** Dawn crashes when the object that `create` returned is collected: it lives as long as the program. */
-let instance: GPU | undefined;
+/** Dawn crashes when an object that `create` returned is collected: they live as long as the program. */
+const instances: GPU[] = [];
 let failure: RunError | undefined;
 
 /** The open device. Throws if `openDevice` has not been called. */
@@ -155,13 +155,16 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const cores = availableParallelism();
   if (cores <= FEW_CORES) process.env.LP_NUM_THREADS ??= String(2 * cores);
   const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia'];
-  if (options.validation === false) toggles.push('skip_validation', 'disable_robustness');
-  const flags = [`enable-dawn-features=${toggles.join(',')}`, 'disable-dawn-features=timestamp_quantization'];
-  if (options.adapter) flags.push(`adapter=${options.adapter}`);
-  instance = dawn.create(flags);
+  const find = (more: string[]): Promise<GPUAdapter | null> => {
+    const flags = [`enable-dawn-features=${[...toggles, ...more].join(',')}`, 'disable-dawn-features=timestamp_quantization'];
+    if (options.adapter) flags.push(`adapter=${options.adapter}`);
+    instances.push(dawn.create(flags));
+    return quietly(() => findAdapter(instances.at(-1)!, options.adapter));
+  };
+  let adapter = await find([]);
+  if (adapter && isSoftware(adapter) && !options.boundsChecks) adapter = await find(['disable_robustness']);
   // tfjs asks for navigator.gpu before it takes a device.
-  Object.defineProperty(globalThis, 'navigator', { value: { gpu: instance, userAgent: 'rlhf' }, configurable: true });
-  const adapter = await quietly(() => findAdapter(instance!, options.adapter));
+  Object.defineProperty(globalThis, 'navigator', { value: { gpu: instances.at(-1), userAgent: 'rlhf' }, configurable: true });
   if (!adapter) {
     throw new RunError('no WebGPU adapter: there is no GPU driver that Dawn can use',
       'run `rlhf doctor`; without a GPU, install a software Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers ≥ 23.3)');
@@ -196,8 +199,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   });
   const info = adapter.info;
   const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
-  const software = /llvmpipe|swiftshader|software|lavapipe/i.test(`${info.device} ${info.description} ${info.architecture}`)
-    || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
+  const software = isSoftware(adapter);
   const features = new Set<string>(device.features);
   const asGpu = !!process.env.RLHF_GPU_FORMS; // in tests: kernels and plans as on a GPU whose subgroups have no fixed size
   const subgroup = fixed && !asGpu ? info.subgroupMinSize! : 0;
@@ -217,6 +219,10 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   if (software) options.warn?.(`no GPU: running on ${adapterName(info)}, in software: correct, but slow`);
   return opened;
 }
+
+const isSoftware = (adapter: GPUAdapter): boolean =>
+  /llvmpipe|swiftshader|software|lavapipe/i.test(`${adapter.info.device} ${adapter.info.description} ${adapter.info.architecture}`)
+  || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
 
 /** Bytes of the buffer that was asked for last: what a report of lacking memory is about. */
 let asked = 0;

@@ -6,6 +6,13 @@ const ROW_BYTES = 16384;
 /** Texels in a row of a mirror: a buffer lies in its texture as texel after texel, four numbers each. */
 export const mirrorWidth = (storage: Storage): number => ROW_BYTES / (4 * bytesOf(storage));
 
+/**
+ * Bytes that a texture's rows are longer than what lies in them. A tile of a product reads a column of rows whose distance is often a large power
+ * of two, that is from few sets of a CPU's cache; so that they do not drive each other out, each row of the texture begins a set later.
+ */
+const SKEW_BYTES = 64;
+const textureWidth = (storage: Storage): number => mirrorWidth(storage) + SKEW_BYTES / (4 * bytesOf(storage));
+
 /** A tensor as a kernel binds it that reads a storage texture: the texture, and the texel where the tensor begins. */
 export class Mirror {
   constructor(readonly texture: MirrorTexture, readonly first: number) {}
@@ -25,7 +32,7 @@ export class MirrorTexture {
 
   constructor(readonly rows: number, readonly storage: Storage) {
     const format = storage === 'f16' ? 'rgba16float' : 'rgba32float';
-    this.texture = this.device.createTexture({ label: 'mirror', size: [mirrorWidth(storage), rows], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
+    this.texture = this.device.createTexture({ label: 'mirror', size: [textureWidth(storage), rows], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
     this.view = this.texture.createView();
   }
 

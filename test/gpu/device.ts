@@ -8,9 +8,9 @@ import { copy, record } from '../../src/gpu/program.ts';
 import { type Parameter, Tape } from '../../src/gpu/tape.ts';
 import { download, persistent, scratch, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
 
-/** Opens the device with Dawn's validation on: for `test.before`. */
+/** Opens the device with Dawn’s bounds checks in the kernels, as GPUs have them: for `test.before`. */
 export async function openForTests(): Promise<void> {
-  await startBackend({ validation: true });
+  await startBackend({ boundsChecks: true });
 }
 
 /** Fails if the device reported an error that no test awaited, and closes it: for `test.after`. */
