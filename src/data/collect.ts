@@ -29,29 +29,43 @@ export interface RowPolicy extends ReadOptions {
 /** Turns a row into what a stage works on; throws a RowError for a row that it cannot use. */
 export type RowReader<T> = (value: JsonObject, row: Row) => T;
 
-export interface Collected<T> {
-  rows: T[];
+/** What was read, and how many rows skipBadRows and skipLong dropped. */
+export interface ReadThrough {
   sources: SourceDigest[];
-  /** Rows dropped by skipBadRows and skipLong. */
   bad: number;
   long: number;
+}
+
+export interface Collected<T> extends ReadThrough {
+  rows: T[];
 }
 
 const LISTED = 10;
 /** Enough to see that the file is of another kind: a broken file of any size fails soon. */
 const GIVE_UP_AFTER = 1000;
 
-/**
- * All rows of the sources, for training. Bad rows fail it with one UsageError that lists the first ten, a line each,
- * or are dropped where the policy says so. No row left is a UsageError, too.
- */
+/** All rows of the sources, as `readAll` reads them. */
 export async function collectRows<T>(
   sources: readonly string[],
   read: RowReader<T>,
   policy: RowPolicy = {},
 ): Promise<Collected<T>> {
-  const digests: SourceDigest[] = [];
   const rows: T[] = [];
+  return { rows, ...await readAll(sources, read, (row) => rows.push(row), policy) };
+}
+
+/**
+ * Reads all rows of the sources, for training, and has `keep` keep them. Bad rows fail it with one UsageError that lists the first ten,
+ * a line each, or are dropped where the policy says so. No row left is a UsageError, too.
+ */
+export async function readAll<T>(
+  sources: readonly string[],
+  read: RowReader<T>,
+  keep: (row: T) => void,
+  policy: RowPolicy = {},
+): Promise<ReadThrough> {
+  const digests: SourceDigest[] = [];
+  let kept = 0;
   const dropped = { bad: 0, long: 0 };
   const listed: string[] = [];
   let hint: string | undefined;
@@ -63,7 +77,8 @@ export async function collectRows<T>(
   for await (const row of readRows(sources, { ...policy, onSource })) {
     const result = attempt(row, read);
     if ('item' in result) {
-      rows.push(result.item);
+      keep(result.item);
+      kept++;
     } else if (!drop(result.error, policy, dropped)) {
       bad++;
       hint ??= result.error.hint;
@@ -74,8 +89,8 @@ export async function collectRows<T>(
   if (bad > LISTED) listed.push(`… and ${bad === GIVE_UP_AFTER ? 'many' : bad - LISTED} more bad rows`);
   if (bad > 0) throw new UsageError(listed.join('\n'), hint ?? '--skip-bad-rows drops such rows');
   report(dropped, policy);
-  if (rows.length === 0) throw new UsageError(`${sources.join(', ')}: no usable rows`);
-  return { rows, sources: digests, ...dropped };
+  if (kept === 0) throw new UsageError(`${sources.join(', ')}: no usable rows`);
+  return { sources: digests, ...dropped };
 }
 
 /**

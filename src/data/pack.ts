@@ -29,7 +29,8 @@ export function packAll(documents: Iterable<ArrayLike<number>>, context: number)
   return [...rows, ...packer.end()];
 }
 
-class Packer {
+/** Packs documents as they come, holding one row: `add` for each, then `end`. */
+export class Packer {
   #ids: Int32Array;
   #used = 0;
   #segments: [number, number][] = [];

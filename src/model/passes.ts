@@ -105,7 +105,7 @@ export class Passes<Extra = unknown> {
   }
 }
 
-/** Passes and batches that they will run. */
+/** Passes and batches that they will run, looked at once. */
 export interface Upcoming {
   passes: { for(shape: BatchShape): Promise<unknown> };
   batches: Iterable<readonly PackRow[]>;
@@ -116,24 +116,32 @@ export interface Upcoming {
  * growing shapes would leave too small buffers behind, up to three times the memory.
  */
 export async function reserve(upcoming: readonly Upcoming[]): Promise<void> {
-  const largest = upcoming.flatMap(({ passes, batches }) => largestFirst(batches).slice(0, 1).map((shape) => ({ passes, shape })));
-  largest.sort((a, b) => b.shape.tokens - a.shape.tokens);
-  await Promise.all(largest.map(({ passes, shape }) => passes.for(shape)));
+  await Promise.all(recordLargest(upcoming.map(withShapes)));
 }
 
 /** Records all these passes, as many as are kept, as a run will come to do: for planning, on paper. */
 export function prepare(upcoming: readonly Upcoming[]): void {
-  void reserve(upcoming);
-  for (const { passes, batches } of upcoming) for (const shape of largestFirst(batches).slice(0, MOST_PASSES)) void passes.for(shape);
+  const all = upcoming.map(withShapes);
+  void recordLargest(all);
+  for (const { passes, shapes } of all) for (const shape of shapes.slice(0, MOST_PASSES)) void passes.for(shape);
 }
 
-function largestFirst(batches: Iterable<readonly PackRow[]>): BatchShape[] {
+type Shaped = Pick<Upcoming, 'passes'> & { shapes: BatchShape[] };
+
+function recordLargest(all: readonly Shaped[]): Promise<unknown>[] {
+  const largest = all.flatMap(({ passes, shapes }) => shapes.slice(0, 1).map((shape) => ({ passes, shape })));
+  largest.sort((a, b) => b.shape.tokens - a.shape.tokens);
+  return largest.map(({ passes, shape }) => passes.for(shape));
+}
+
+/** The different shapes of the batches, the largest first. */
+function withShapes({ passes, batches }: Upcoming): Shaped {
   const shapes = new Map<string, BatchShape>();
   for (const rows of batches) {
     const shape = shapeOf(rows);
     shapes.set(shapeKey(shape), shape);
   }
-  return [...shapes.values()].sort((a, b) => b.tokens - a.tokens || b.picks - a.picks || b.rows - a.rows);
+  return { passes, shapes: [...shapes.values()].sort((a, b) => b.tokens - a.tokens || b.picks - a.picks || b.rows - a.rows) };
 }
 
 /** Padding that passes have run over, for each real token: 0.05 where 105 tokens were computed for 100. */

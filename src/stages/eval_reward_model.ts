@@ -14,12 +14,12 @@ export async function evaluateRewardModel(settings: EvalSettings, tokenizer: Tok
   const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'reward' });
   const { rankings } = await readRankings(settings.data, tokenizer, model.config.context, settings, context);
   if (settings.dryRun) return { prompts: rankings.length, parameters: model.weights.count };
-  if (!rankings.some(({ ranks }) => ranks.some((r) => r !== ranks[0]))) {
+  if (!rankings.hasStrictPair()) {
     throw new UsageError(`${settings.data.join(', ')}: all ranks are ties, so there is no pair to judge`);
   }
   const scorer = new Scorer(model);
   const scored: ScoredRanking[] = [];
-  await inGroups('eval rm', rankings, settings, context, async (group) => void scored.push(...await scoreRankings(scorer, group)));
+  await inGroups('eval rm', [...rankings], settings, context, async (group) => void scored.push(...await scoreRankings(scorer, group)));
   return reportWithIntervals(scored, settings);
 }
 

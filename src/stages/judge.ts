@@ -7,7 +7,7 @@ import { RunError } from '../errors.ts';
 import { download, stage, type Staged } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import type { Model } from '../model/load.ts';
-import { Passes } from '../model/passes.ts';
+import { Passes, type Upcoming } from '../model/passes.ts';
 import type { ScoreSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
@@ -63,15 +63,15 @@ export class Scorer {
   }
 
   /** The passes that scoring these rows will run. */
-  upcoming(rows: readonly ArrayLike<number>[]) {
+  upcoming(rows: Iterable<ArrayLike<number>>): Upcoming {
     return { passes: this.passes, batches: this.parts(rows) };
   }
 
-  private parts(rows: readonly ArrayLike<number>[]): PackRow[][] {
-    return microBatches(rows.map((ids): PackRow => ({ ids, at: [ids.length - 1] })), this.budget);
+  private parts(rows: Iterable<ArrayLike<number>>): Generator<PackRow[]> {
+    return microBatches(readAtTheEnd(rows), this.budget);
   }
 
-  async scores(rows: readonly ArrayLike<number>[]): Promise<number[]> {
+  async scores(rows: Iterable<ArrayLike<number>>): Promise<number[]> {
     const submitted: { count: number; staged: Staged }[] = [];
     for (const part of this.parts(rows)) {
       const pass = await this.passes.run(packRows(part, this.model.config));
@@ -85,6 +85,10 @@ export class Scorer {
     }
     return scores;
   }
+}
+
+function* readAtTheEnd(rows: Iterable<ArrayLike<number>>): Generator<PackRow> {
+  for (const ids of rows) yield { ids, at: [ids.length - 1] };
 }
 
 /** Per-token log-probabilities of what follows the first `from` tokens of each row. */

@@ -1,67 +1,13 @@
 import type { RunContext } from '../context.ts';
-import { packAll, type PackedRow } from '../data/pack.ts';
 import { clear, copy, record, type Program } from '../gpu/program.ts';
 import { download, persistent, upload, vector, type Tensor } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
-import { likelihood, likelihoodSums, Passes } from '../model/passes.ts';
+import { likelihood, likelihoodSums, Passes, type Upcoming } from '../model/passes.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
 import { microBatches } from '../train/micro_batches.ts';
 import { compileProgress } from '../train/session.ts';
-
-/** Tokens of a row whose likelihood counts: those with mask 1, each predicted from the place before it. */
-export function likelihoodRow(ids: Int32Array, mask: Uint8Array, key: number): PackRow {
-  const at: number[] = [];
-  for (let t = 1; t < ids.length; t++) if (mask[t]) at.push(t - 1);
-  return { ids, at, targets: at.map((t) => ids[t + 1]), key };
-}
-
-/** A packed row of documents: every token counts but the first of each document. */
-export function documentRow({ ids, segments }: PackedRow, key: number): PackRow {
-  const at: number[] = [];
-  for (const [start, length] of segments) for (let t = 1; t < length; t++) at.push(start + t - 1);
-  return { ids, segments, at, targets: at.map((t) => ids[t + 1]), key };
-}
-
-/** Demonstrations packed into rows of context length, attention kept apart. */
-export function packedDemonstrations(rows: readonly PackRow[], context: number): PackRow[] {
-  const packed: PackRow[] = [];
-  let open: PackRow[] = [];
-  const close = (): void => {
-    if (open.length === 0) return;
-    const ids: number[] = [];
-    const segments: [number, number][] = [];
-    const at: number[] = [];
-    const targets: number[] = [];
-    for (const row of open) {
-      const start = ids.length;
-      segments.push([start, row.ids.length]);
-      for (let i = 0; i < row.at.length; i++) {
-        at.push(start + row.at[i]);
-        targets.push(row.targets![i]);
-      }
-      for (let i = 0; i < row.ids.length; i++) ids.push(row.ids[i]);
-    }
-    packed.push({ ids, segments, at, targets, key: packed.length });
-    open = [];
-  };
-  let length = 0;
-  for (const row of rows) {
-    if (length + row.ids.length > context) {
-      close();
-      length = 0;
-    }
-    open.push(row);
-    length += row.ids.length;
-  }
-  close();
-  return packed;
-}
-
-/** Documents as packed rows of the context's length. */
-export const documentRows = (documents: readonly ArrayLike<number>[], context: number): PackRow[] =>
-  packAll(documents, context).map((row, i) => documentRow(row, i));
 
 /**
  * Forward and backward passes of the negative log-likelihood, for supervised fine-tuning, pretraining, and the pretraining
@@ -93,44 +39,45 @@ export class LikelihoodTraining {
     this.reset.run();
     if (this.options.dropout > 0) upload(this.state, Uint32Array.of(this.options.seed, step));
     const counted = [...weighted(rows, 'weights', 1), ...weighted(more, 'weights2', weight)];
-    for (const part of this.parts(counted)) {
+    for (const part of microBatches(counted, this.options.microBatchTokens)) {
       await this.training.run(packRows(part, this.model.config));
     }
   }
 
   /** The passes that steps over these batches, and an evaluation over `heldOut`, will run. */
-  upcoming(batches: readonly (readonly PackRow[])[], heldOut: readonly PackRow[] = []) {
-    return [{ passes: this.training, batches: batches.flatMap((rows) => this.parts(rows)) },
-      { passes: this.evaluation, batches: this.parts(heldOut) }];
-  }
-
-  private parts<Row extends PackRow>(rows: readonly Row[]): Row[][] {
-    return microBatches(rows, this.options.microBatchTokens);
+  upcoming(batches: Iterable<Iterable<PackRow>>, heldOut: Iterable<PackRow> = []): Upcoming[] {
+    const { microBatchTokens } = this.options;
+    return [{ passes: this.training, batches: partsOf(batches, microBatchTokens) },
+      { passes: this.evaluation, batches: microBatches(heldOut, microBatchTokens) }];
   }
 
   /** Mean negative log-likelihood and accuracy over the counted tokens of rows. */
-  async evaluate(rows: readonly PackRow[]): Promise<{ loss: number; accuracy: number; tokens: number }> {
-    const tokens = rows.reduce((sum, r) => sum + r.at.length, 0);
-    let loss = 0;
-    let correct = 0;
+  async evaluate(rows: Iterable<PackRow>): Promise<{ loss: number; accuracy: number; tokens: number }> {
+    let [loss, correct, tokens] = [0, 0, 0];
     const reset = await record(() => clear(this.evalTotals)).ready();
-    for (const part of this.parts(weighted(rows, 'weights', 1, 1))) {
+    for (const part of microBatches(rows, this.options.microBatchTokens)) {
       reset.run();
-      await this.evaluation.run(packRows(part, this.model.config));
+      await this.evaluation.run(packRows(weighted(part, 'weights', 1, 1), this.model.config));
       // Sums of a pass are added up in double precision here, so that the mean of many rows keeps its digits.
       const [sums] = await download(this.evalTotals);
       const [logp, , hits] = new Float32Array(sums);
       loss -= logp;
       correct += hits;
+      tokens += picksOf(part);
     }
     return { loss: loss / tokens, accuracy: correct / tokens, tokens };
   }
 }
 
+function* partsOf(batches: Iterable<Iterable<PackRow>>, budget: number): Generator<PackRow[]> {
+  for (const rows of batches) yield* microBatches(rows, budget);
+}
+
+const picksOf = (rows: readonly PackRow[]): number => rows.reduce((sum, { at }) => sum + at.length, 0);
+
 /** The rows with one weight at every pick, `total` over all of them (or `each` a pick). */
 function weighted(rows: readonly PackRow[], kind: 'weights' | 'weights2', total: number, each?: number): PackRow[] {
-  const picks = rows.reduce((sum, r) => sum + r.at.length, 0);
-  const weight = each ?? total / Math.max(1, picks);
+  const weight = each ?? total / Math.max(1, picksOf(rows));
   return rows.map((row) => ({ ...row, [kind]: new Float32Array(row.at.length).fill(weight) }));
 }
 

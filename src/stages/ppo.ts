@@ -89,8 +89,8 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const minibatches = upcoming.flatMap((rows) => Array.from({ length: Math.ceil(rows.length / settings.minibatchSize) }, (_, i) =>
     rows.slice(i * settings.minibatchSize, (i + 1) * settings.minibatchSize)));
   const passesOf = ({ compared, update }: ReturnType<typeof work>, scorer: Scorer | undefined, budget: number): Upcoming[] => [
-    ...update.upcoming(minibatches, mix?.rows.slice(0, settings.pretrainBatch)),
-    ...Object.values(compared).map((each) => ({ passes: each, batches: upcoming.flatMap((rows) => microBatches(rows, budget)) })),
+    ...update.upcoming(minibatches, mix && Array.from({ length: Math.min(mix.rows.length, settings.pretrainBatch) }, (_, i) => mix.rows.at(i))),
+    ...Object.values(compared).map((each) => ({ passes: each, batches: upcoming.flatMap((rows) => [...microBatches(rows, budget)]) })),
     ...(scorer ? upcoming.map((rows) => scorer.upcoming(rows.map(({ ids }) => ids))) : []),
   ];
   const passes = choosePasses(settings, [policy.decoder, value.decoder], (tokens) => planMemory(() => work(tokens), (made) => {
@@ -171,7 +171,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
       for (let first = 0; first < count; first += settings.minibatchSize) {
         const minibatch = [...order.subarray(first, first + settings.minibatchSize)].map((i) => episodes[i]);
         const rows = mix ? Array.from({ length: settings.pretrainBatch }, (_, i) =>
-          mix.rows[textOrder!.at(controller.updates * settings.pretrainBatch + i).item]) : [];
+          mix.rows.at(textOrder!.at(controller.updates * settings.pretrainBatch + i).item)) : [];
         reads.push(await update.submit(++controller.updates, minibatch, rows, { policy: settings.lr * rate, value: settings.valueLr * rate }));
       }
     }

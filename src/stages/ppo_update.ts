@@ -106,7 +106,7 @@ export class Update {
 
   /** The passes that updates on such minibatches will run. */
   upcoming(minibatches: readonly (readonly PackRow[])[], pretrain: readonly PackRow[] = []) {
-    const batches = minibatches.flatMap((rows) => microBatches(rows, this.options.microBatchTokens));
+    const batches = minibatches.flatMap((rows) => [...microBatches(rows, this.options.microBatchTokens)]);
     return [{ passes: this.policyPasses, batches }, { passes: this.valuePasses, batches }, ...(this.pretraining?.upcoming([pretrain]) ?? [])];
   }
 
@@ -127,7 +127,7 @@ export class Update {
     const { reset, hold, join, average } = (this.programs ??= await this.record());
     const rows = episodes.map(updateRow);
     const tokens = rows.reduce((sum, r) => sum + r.at.length, 0);
-    const parts = microBatches(rows, options.microBatchTokens);
+    const parts = [...microBatches(rows, options.microBatchTokens)];
     const reads: Staged[] = [];
     reset.run();
 

@@ -1,5 +1,5 @@
 import type { RunContext } from '../context.ts';
-import { collectRows, hashesOf } from '../data/collect.ts';
+import { collectRows, hashesOf, type Collected } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
 import { tokenizerFolder } from '../files/adapter.ts';
@@ -17,54 +17,51 @@ import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
 import { beginRun, memoryReport, openSession } from '../train/session.ts';
-import { documentRows, LikelihoodTraining } from './likelihood_training.ts';
-import { lastMetrics, PLANNED_STEPS } from './sft.ts';
+import { Documents } from './likelihood_rows.ts';
+import { LikelihoodTraining } from './likelihood_training.ts';
+import { lastMetrics, plannedBatches, pretrainingRows } from './sft.ts';
 
 /**
  * Makes a base model from text: trains a byte-level BPE tokenizer where none is given, draws a model, and minimises the mean
  * negative log-likelihood of packed documents. With a model given, pretraining goes on from it.
  */
 export async function pretrain(settings: PretrainSettings, context: RunContext): Promise<void> {
-  const policy = { skipBadRows: settings.skipBadRows, plainText: true, warn: (line: string) => context.warn(line) };
-  const read = async (sources: string[]): Promise<{ texts: string[]; hashes: Record<string, string> }> => {
-    const { rows, sources: digests } = await collectRows(sources, asText, policy);
-    return { texts: rows, hashes: hashesOf(digests) };
-  };
-  const data = await read(settings.data);
-  const heldOut = settings.evalData && await read(settings.evalData);
-  const tokenizer = await findTokenizer(settings, data.texts, context);
+  const known = await knownTokenizer(settings);
+  // Where a tokenizer is to be trained on the data, their text is kept until it is encoded: standard input is read once.
+  const texts = known ? undefined : await readTexts(settings, context);
+  const tokenizer = known ?? await newTokenizer(settings, texts!.rows, context);
   const opened = await openSession(settings, context);
   const model = settings.model ? loadModel(settings.model, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' })
     : newModel(configOf(settings, tokenizer), settings.seed, true, 'lm', settings.dtype);
   const trained = trainedPart(model, settings);
   if (tokenizer.vocabSize > model.config.vocabSize) throw new Error('the tokenizer has more entries than the model');
-  const { config } = model;
-  const rows = documentRows(data.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
-  const heldOutRows = heldOut && documentRows(heldOut.texts.map((text) => encodeDocument(tokenizer, text)), config.context);
+  const { rows, hashes } = texts ? { rows: documentsOf(texts.rows, tokenizer, model.config.context), hashes: hashesOf(texts.sources) }
+    : await pretrainingRows(settings.data, tokenizer, model, settings, context);
+  if (texts) texts.rows.length = 0;
+  const heldOut = settings.evalData && await pretrainingRows(settings.evalData, tokenizer, model, settings, context);
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
-  const batchOf = (step: number) => order.batch(step).map((i) => rows[i]);
+  const batchOf = (step: number) => order.batch(step).map((i) => rows.at(i));
   const work = (microBatchTokens: number) => ({
     training: new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context),
     optimizer: new Optimizer('adam', trained.parameters, settings),
   });
-  const upcoming = Array.from({ length: Math.min(order.totalSteps, PLANNED_STEPS) }, (_, step) => batchOf(step));
   const passes = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
     ({ training, optimizer }) => {
-      prepare(training.upcoming(upcoming, heldOutRows));
+      prepare(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
       void optimizer.ready();
     }, [trained.parameters]));
   const folder = await beginRun(settings, context, opened, {
     rows: rows.length,
-    tokens: rows.reduce((sum, r) => sum + r.ids.length, 0),
+    tokens: rows.tokens,
     steps: order.totalSteps,
     parameters: trained.parameters.count,
     passes,
-  }, { ...data.hashes, ...heldOut?.hashes });
+  }, { ...hashes, ...heldOut?.hashes });
   if (!folder) return;
 
   const { training, optimizer } = work(passes.microBatchTokens);
-  await reserve(training.upcoming(upcoming, heldOutRows));
+  await reserve(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
 
@@ -86,8 +83,8 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
     async evaluate(finished) {
       const due = finished === order.totalSteps || finished % order.perEpoch === 0
         || settings.evalEvery > 0 && finished % settings.evalEvery === 0;
-      if (!heldOutRows || !due) return undefined;
-      const { loss } = await training.evaluate(heldOutRows);
+      if (!heldOut || !due) return undefined;
+      const { loss } = await training.evaluate(heldOut.rows);
       return { eval_loss: loss, eval_perplexity: Math.exp(loss) };
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
@@ -100,16 +97,30 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 
-/** The model's tokenizer, the one that is asked for, or one trained on the text. */
-async function findTokenizer(settings: PretrainSettings, texts: string[], context: RunContext): Promise<Tokenizer> {
-  if (settings.model) return loadTokenizer(settings.model);
-  if (settings.tokenizer) return Tokenizer.load(tokenizerFolder(settings.tokenizer));
+/** The model's tokenizer or the one that is asked for; none where one is to be trained. */
+async function knownTokenizer({ model, tokenizer }: PretrainSettings): Promise<Tokenizer | undefined> {
+  if (model) return loadTokenizer(model);
+  return tokenizer ? Tokenizer.load(tokenizerFolder(tokenizer)) : undefined;
+}
+
+const readTexts = ({ data, skipBadRows }: PretrainSettings, context: RunContext): Promise<Collected<string>> =>
+  collectRows(data, asText, { skipBadRows, plainText: true, warn: (line) => context.warn(line) });
+
+/** A byte-level BPE tokenizer trained on the data's texts, or on other data. */
+async function newTokenizer(settings: PretrainSettings, texts: string[], context: RunContext): Promise<Tokenizer> {
   const own = settings.tokenizerData.length === settings.data.length
     && settings.tokenizerData.every((source, i) => source === settings.data[i]);
   const source = own ? texts : (await collectRows(settings.tokenizerData, textOf, { plainText: true })).rows;
   context.log(`training a byte-level BPE tokenizer of ${settings.vocabSize} entries`);
   const json = trainByteLevelBpe(source, { vocabSize: settings.vocabSize, specialTokens: Object.values(SPECIAL_TOKENS) });
   return Tokenizer.fromJson(json, byteLevelTokenizerConfig(settings.context));
+}
+
+function documentsOf(texts: readonly string[], tokenizer: Tokenizer, context: number): Documents {
+  const rows = new Documents(context);
+  for (const text of texts) rows.add(encodeDocument(tokenizer, text));
+  rows.end();
+  return rows;
 }
 
 /** All text of a row: a tokenizer may be trained on demonstrations as well as on prose. */

@@ -1,8 +1,9 @@
 import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
-import { collectRows, hashesOf, type RowPolicy } from '../data/collect.ts';
+import { hashesOf, readAll, type RowPolicy } from '../data/collect.ts';
 import { encodeCompletion, encodeDemonstration, encodePrompt } from '../data/encode.ts';
 import { asDemonstration, asRanking } from '../data/rows.ts';
+import { TokenRows } from '../data/token_rows.ts';
 import { UsageError } from '../errors.ts';
 import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
 import { weightedSum } from '../gpu/ops/sums.ts';
@@ -24,14 +25,8 @@ import { average, rankingReport, type ScoredRanking } from '../train/ranking_met
 import { multiplier } from '../train/schedule.ts';
 import { beginRun, compileProgress, memoryReport, openSession } from '../train/session.ts';
 import { Scorer } from './judge.ts';
-import { lastMetrics, PLANNED_STEPS } from './sft.ts';
-
-/** A prompt with its K responses as token rows that end with EOS. */
-export interface EncodedRanking {
-  responses: Int32Array[];
-  ranks: number[];
-  margin: number;
-}
+import { hasStrictPair, RankingRows, type EncodedRanking } from './ranking_rows.ts';
+import { lastMetrics, plannedBatches } from './sft.ts';
 
 /** What the ranking loss needs beside the scores, for one recorded pass. */
 interface RankingFeeds {
@@ -59,16 +54,16 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   const demonstrations = settings.demonstrations
     && await readDemonstrations(settings.demonstrations, tokenizer, config.context, settings, context);
 
-  if (!data.rankings.some(hasStrictPair)) {
+  if (!data.rankings.hasStrictPair()) {
     throw new UsageError(`--data: no prompt of ${settings.data.join(', ')} has two responses of different ranks`, 'ties teach nothing');
   }
   const order = new BatchOrder(data.rankings.length, settings.batchSize, settings.epochs, settings);
   const batchOf = (step: number): EncodedRanking[] => {
     const epoch = Math.floor(step / order.perEpoch);
-    return order.batch(step).map((i) => atMost(data.rankings[i], settings.k, settings.seed, epoch, i));
+    return order.batch(step).map((i) => atMost(data.rankings.at(i), settings.k, settings.seed, epoch, i));
   };
   // The bias makes the mean reward of the demonstrations (or of the best-ranked training responses) zero.
-  const standard = demonstrations?.rows ?? data.rankings.flatMap(best);
+  const standard = (): Iterable<Int32Array> => demonstrations ? demonstrations.rows.all() : data.rankings.best();
   const work = (budget: number) => {
     const [totals, dropoutState] = [persistent(2, 4), vector(2)];
     const passes = new Passes<RankingFeeds>(model.decoder, {
@@ -79,17 +74,18 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     }, compileProgress(context));
     return { totals, dropoutState, passes, optimizer: new Optimizer('adam', trained.parameters, settings), scorer: new Scorer(model, budget) };
   };
-  const upcoming = Array.from({ length: Math.min(order.totalSteps, PLANNED_STEPS) }, (_, step) => batchOf(step));
-  const parts = (tokens: number): PackRow[][] => upcoming.flatMap((batch) => promptBatches(batch, tokens).map(rowsOf));
+  function* parts(tokens: number): Generator<PackRow[]> {
+    for (const batch of plannedBatches(order, batchOf)) for (const part of promptBatches(batch, tokens)) yield rowsOf(part);
+  }
   const chosen = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
     ({ passes, optimizer, scorer }) => {
-      prepare([{ passes, batches: parts(tokens) }, scorer.upcoming(standard)]);
+      prepare([{ passes, batches: parts(tokens) }, scorer.upcoming(standard())]);
       void optimizer.ready();
     }, [trained.parameters]));
   const budget = chosen.microBatchTokens;
   const folder = await beginRun(settings, context, opened, {
     rows: data.rankings.length,
-    tokens: data.rankings.reduce((sum, r) => sum + tokensOf(r), 0),
+    tokens: data.rankings.tokens,
     steps: order.totalSteps,
     parameters: trained.parameters.count,
     passes: chosen,
@@ -97,7 +93,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   if (!folder) return;
 
   const { totals, dropoutState, passes, optimizer, scorer } = work(budget);
-  await reserve([{ passes, batches: parts(budget) }, scorer.upcoming(standard)]);
+  await reserve([{ passes, batches: parts(budget) }, scorer.upcoming(standard())]);
   const reset = await record(() => clear(totals)).ready();
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
@@ -137,14 +133,14 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       const due = finished === order.totalSteps || finished % order.perEpoch === 0
         || settings.evalEvery > 0 && finished % settings.evalEvery === 0;
       if (!heldOut || !due) return undefined;
-      const report = rankingReport(await scoreRankings(scorer, heldOut.rankings));
+      const report = rankingReport(await scoreRankings(scorer, [...heldOut.rankings]));
       return { eval_loss: report.loss, eval_accuracy: report.accuracy, eval_margin: report.margin, eval_mean_reward: report.mean_reward,
         eval_calibration_error: report.calibration_error };
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
   }, folder, settings, context);
 
-  const mean = average(await scorer.scores(standard));
+  const mean = average(await scorer.scores(standard()));
   model.rewardBias -= mean;
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
   const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias, ...memoryReport(chosen), padding: paddingShare(passes) };
@@ -201,9 +197,7 @@ function levels(ranks: readonly number[]): number[] {
 const rowsOf = (part: readonly EncodedRanking[]): PackRow[] =>
   part.flatMap((r) => r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) })));
 
-const hasStrictPair = ({ ranks }: EncodedRanking): boolean => ranks.some((r) => r !== ranks[0]);
 const tokensOf = ({ responses }: EncodedRanking): number => responses.reduce((sum, ids) => sum + ids.length, 0);
-const best = ({ responses, ranks }: EncodedRanking): Int32Array[] => responses.filter((_, i) => ranks[i] === Math.min(...ranks));
 
 /** A number that stands for a row's content, so that dropout masks follow the row and not its place in a batch. */
 const keyOf = (ids: Int32Array): number => ids.reduce((hash, id) => Math.imul(hash ^ id, 0x01000193) >>> 0, 0x811c9dc5);
@@ -241,10 +235,10 @@ interface RowSettings { truncate: boolean; skipLong: boolean; skipBadRows: boole
 
 /** Reads ranking rows. */
 export async function readRankings(sources: string[], tokenizer: Tokenizer, contextLength: number, settings: RowSettings,
-  context: RunContext): Promise<{ rankings: EncodedRanking[]; hashes: Record<string, string> }> {
+  context: RunContext): Promise<{ rankings: RankingRows; hashes: Record<string, string> }> {
   const length = { context: contextLength, truncate: settings.truncate };
-  const policy: RowPolicy = { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) };
-  const { rows, sources: digests } = await collectRows(sources, (value): EncodedRanking => {
+  const rankings = new RankingRows();
+  const read = await readAll(sources, (value): EncodedRanking => {
     const { prompt, completions, ranks, margin } = asRanking(value);
     const promptIds = encodePrompt(tokenizer, prompt);
     return {
@@ -252,14 +246,18 @@ export async function readRankings(sources: string[], tokenizer: Tokenizer, cont
       ranks,
       margin: margin ?? 0,
     };
-  }, policy);
-  return { rankings: rows, hashes: hashesOf(digests) };
+  }, (ranking) => rankings.add(ranking), policyOf(settings, context));
+  return { rankings, hashes: hashesOf(read.sources) };
 }
 
 async function readDemonstrations(sources: string[], tokenizer: Tokenizer, contextLength: number, settings: RowSettings,
-  context: RunContext): Promise<{ rows: Int32Array[]; hashes: Record<string, string> }> {
+  context: RunContext): Promise<{ rows: TokenRows; hashes: Record<string, string> }> {
   const length = { context: contextLength, truncate: settings.truncate };
-  const { rows, sources: digests } = await collectRows(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length).ids,
-    { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
-  return { rows, hashes: hashesOf(digests) };
+  const rows = new TokenRows();
+  const read = await readAll(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length).ids, (ids) => rows.add(ids),
+    policyOf(settings, context));
+  return { rows, hashes: hashesOf(read.sources) };
 }
+
+const policyOf = ({ skipBadRows, skipLong }: RowSettings, context: RunContext): RowPolicy =>
+  ({ skipBadRows, skipLong, warn: (line) => context.warn(line) });

@@ -1,5 +1,5 @@
 import type { RunContext } from '../context.ts';
-import { collectRows, hashesOf, type RowPolicy } from '../data/collect.ts';
+import { hashesOf, readAll, type RowPolicy } from '../data/collect.ts';
 import { encodeDemonstration, encodeDocument } from '../data/encode.ts';
 import { asDemonstration, asText } from '../data/rows.ts';
 import { readFileSync } from 'node:fs';
@@ -16,10 +16,16 @@ import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder, PassOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
 import { beginRun, memoryReport, openSession } from '../train/session.ts';
-import { documentRows, KeptWeights, LikelihoodTraining, likelihoodRow, packedDemonstrations } from './likelihood_training.ts';
+import { Demonstrations, Documents, PackedDemonstrations, type LikelihoodRows } from './likelihood_rows.ts';
+import { KeptWeights, LikelihoodTraining } from './likelihood_training.ts';
 
 /** Steps whose batches are looked at for the estimate of memory: more would only show the same shapes. */
-export const PLANNED_STEPS = 4096;
+const PLANNED_STEPS = 4096;
+
+/** The batches of a run's steps, as many as plans look at. */
+export function* plannedBatches<T>(order: BatchOrder, batchOf: (step: number) => T): Generator<T> {
+  for (let step = 0; step < Math.min(order.totalSteps, PLANNED_STEPS); step++) yield batchOf(step);
+}
 
 /**
  * Step 1, supervised fine-tuning (Ouyang et al. 2022, section 3.5 and appendix C.1): minimises the mean negative
@@ -36,25 +42,24 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const data = await demonstrationRows(settings.data, tokenizer, model, settings, context);
   const heldOut = settings.evalData && await demonstrationRows(settings.evalData, tokenizer, model, settings, context);
   const mix = settings.pretrain && await pretrainingRows(settings.pretrain, tokenizer, model, settings, context);
-  const rows = settings.packing ? packedDemonstrations(data.rows, config.context) : data.rows;
+  const rows = settings.packing ? new PackedDemonstrations(data.rows, config.context) : data.rows;
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
   const mixed = mix && mixedRows(order, rows, mix.rows, config.context, settings);
-  const batchOf = (step: number): PackRow[] => [...order.batch(step).map((i) => rows[i]), ...(mixed?.(step) ?? [])];
+  const batchOf = (step: number): PackRow[] => [...order.batch(step).map((i) => rows.at(i)), ...(mixed?.(step) ?? [])];
   const work = (microBatchTokens: number) => ({
     training: new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context),
     optimizer: new Optimizer('adam', trained.parameters, settings),
     best: heldOut && new KeptWeights(trained.parameters),
   });
-  const upcoming = Array.from({ length: Math.min(order.totalSteps, PLANNED_STEPS) }, (_, step) => batchOf(step));
   const passes = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
     ({ training, optimizer }) => {
-      prepare(training.upcoming(upcoming, heldOut?.rows));
+      prepare(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
       void optimizer.ready();
     }, [trained.parameters]));
   const folder = await beginRun(settings, context, opened, {
     rows: rows.length,
-    tokens: rows.reduce((sum, r) => sum + r.ids.length, 0),
+    tokens: rows.tokens,
     steps: order.totalSteps,
     parameters: trained.parameters.count,
     passes,
@@ -62,7 +67,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   if (!folder) return;
 
   const { training, optimizer, best } = work(passes.microBatchTokens);
-  await reserve(training.upcoming(upcoming, heldOut?.rows));
+  await reserve(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
   const selection = { value: Infinity, step: 0 };
   const reward = settings.selectByReward && heldOut
     ? await (await import('./select_by_reward.ts')).rewardOfAnswers(settings, model, tokenizer, context) : undefined;
@@ -72,13 +77,13 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const task: StepTask = {
     totalSteps: order.totalSteps,
     async submit(step) {
-      const batch = order.batch(step).map((i) => rows[i]);
+      const batch = order.batch(step).map((i) => rows.at(i));
       await training.accumulate(step, batch, mixed?.(step), settings.pretrainWeight);
       await optimizer.step(step + 1, rate(step));
       return stage(training.totals, optimizer.norm);
     },
     metrics(step, [totals, norm]) {
-      const batch = order.batch(step).map((i) => rows[i]);
+      const batch = order.batch(step).map((i) => rows.at(i));
       const more = mixed?.(step) ?? [];
       return {
         loss: -totals[0],
@@ -130,43 +135,40 @@ interface RowSettings { truncate: boolean; skipLong: boolean; skipBadRows: boole
 
 /** Reads demonstrations as rows whose response tokens count; each is checked against the context. */
 async function demonstrationRows(sources: string[], tokenizer: Tokenizer, model: Model, settings: RowSettings,
-  context: RunContext): Promise<{ rows: PackRow[]; hashes: Record<string, string> }> {
+  context: RunContext): Promise<{ rows: Demonstrations; hashes: Record<string, string> }> {
   const policy: RowPolicy = { ...settings, warn: (line) => context.warn(line) };
   const length = { context: model.config.context, truncate: settings.truncate };
-  const { rows, sources: digests } = await collectRows(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length), policy);
-  return {
-    rows: rows.map(({ ids, mask }, i) => likelihoodRow(ids, mask, i)),
-    hashes: hashesOf(digests),
-  };
+  const rows = new Demonstrations();
+  const read = await readAll(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length), (row) => rows.add(row), policy);
+  return { rows, hashes: hashesOf(read.sources) };
 }
 
 /** Reads text as packed rows of the context's length. */
-export async function pretrainingRows(sources: string[], tokenizer: Tokenizer, model: Pick<Model, 'config'>, settings: RowSettings,
-  context: RunContext): Promise<{ rows: PackRow[]; hashes: Record<string, string> }> {
+export async function pretrainingRows(sources: string[], tokenizer: Tokenizer, model: Pick<Model, 'config'>, settings: Pick<RowSettings, 'skipBadRows'>,
+  context: RunContext): Promise<{ rows: Documents; hashes: Record<string, string> }> {
   const policy: RowPolicy = { skipBadRows: settings.skipBadRows, plainText: true, warn: (line) => context.warn(line) };
-  const { rows, sources: digests } = await collectRows(sources, (value) => encodeDocument(tokenizer, asText(value)), policy);
-  return {
-    rows: documentRows(rows, model.config.context),
-    hashes: hashesOf(digests),
-  };
+  const rows = new Documents(model.config.context);
+  const read = await readAll(sources, (value) => encodeDocument(tokenizer, asText(value)), (document) => rows.add(document), policy);
+  rows.end();
+  return { rows, hashes: hashesOf(read.sources) };
 }
 
 /**
  * Which pretraining rows join which step: one as soon as `fraction` of the demonstration tokens so far, this step's included,
  * have paid for a row of context length (appendix C.3). A function of the step alone, so that a resumed run agrees.
  */
-function mixedRows(order: BatchOrder, rows: PackRow[], pool: PackRow[], length: number, settings: SftSettings): (step: number) => PackRow[] {
+function mixedRows(order: BatchOrder, rows: LikelihoodRows, pool: LikelihoodRows, length: number, settings: SftSettings): (step: number) => PackRow[] {
   const taken = new PassOrder(pool.length, 'pretrain', settings);
   const before: number[] = [0];
   let tokens = 0;
   for (let step = 0; step < order.totalSteps; step++) {
-    for (const i of order.batch(step)) tokens += rows[i].ids.length;
+    for (const i of order.batch(step)) tokens += rows.size(i);
     before.push(Math.floor((settings.pretrainFraction * tokens) / length));
   }
   return (step) => {
     const chosen: PackRow[] = [];
     for (let n = before[step]; n < before[step + 1]; n++) {
-      chosen.push({ ...pool[taken.at(n).item], key: 0x80000000 + n });
+      chosen.push({ ...pool.at(taken.at(n).item), key: 0x80000000 + n });
     }
     return chosen;
   };
