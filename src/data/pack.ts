@@ -10,18 +10,8 @@ export interface PackedRow {
 /**
  * Documents (each with its BOS and EOS) one after the other, cut into rows of `context` tokens; what a cut leaves of a
  * document begins the next row as a segment of its own. The last row may be shorter; one of a single token, which has
- * nothing to predict, is left out. Works on a stream and holds one row.
+ * nothing to predict, is left out.
  */
-export async function* packDocuments(
-  documents: Iterable<ArrayLike<number>> | AsyncIterable<ArrayLike<number>>,
-  context: number,
-): AsyncGenerator<PackedRow> {
-  const packer = new Packer(context);
-  for await (const document of documents) yield* packer.add(document);
-  yield* packer.end();
-}
-
-/** The same for documents that are in memory already. */
 export function packAll(documents: Iterable<ArrayLike<number>>, context: number): PackedRow[] {
   const packer = new Packer(context);
   const rows: PackedRow[] = [];
@@ -29,7 +19,7 @@ export function packAll(documents: Iterable<ArrayLike<number>>, context: number)
   return [...rows, ...packer.end()];
 }
 
-/** Packs documents as they come, holding one row: `add` for each, then `end`. */
+/** Packs documents as `packAll` does, but as they come, holding one row: `add` for each, then `end`. */
 export class Packer {
   #ids: Int32Array;
   #used = 0;
