@@ -35,7 +35,8 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   context: RunContext, opened: Gpu, cost: Cost, data: Record<string, string>): Promise<RunFolder | undefined> {
   const adapter = adapterName(opened.info);
   const { passes, ...counts } = cost;
-  const shown = { ...counts, memory: passes.bytes, microBatchTokens: passes.microBatchTokens, recompute: passes.recompute };
+  const shown = { ...counts, memory_estimated_bytes: passes.bytes, memory_minimum_bytes: passes.minimum, micro_batch_tokens: passes.microBatchTokens,
+    recompute: passes.recompute };
   context.log(`${count(cost.rows)} rows, ${count(cost.tokens)} tokens, ${count(cost.steps)} steps, ${count(cost.parameters)} parameters, `
     + `about ${megabytes(passes.bytes)} on ${adapter}`);
   if (settings.dryRun) {

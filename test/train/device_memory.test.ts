@@ -106,11 +106,11 @@ test('what --memory made of the passes is recorded and used again by --resume, w
   const shown = await rlhf.succeed([...args, '--out', 'whole', '--micro-batch-tokens', '128', '--dry-run']);
   const row = jsonLines(shown.trim().split('\n').at(-1)!)[0]!;
   assert.is(row.recompute, false);
-  const small = `${Math.floor(row.memory / 1024) - 8}K`;
+  const small = `${Math.floor(row.memory_estimated_bytes / 1024) - 8}K`;
   await rlhf.succeed([...args, '--out', 'whole', '--memory', small]);
   const { micro_batch_tokens: tokens, recompute, memory_peak_bytes: peak } = record('whole');
   assert.is(recompute, true);
-  assert.ok(peak < row.memory, `${peak} bytes, ${row.memory} without recomputation`);
+  assert.ok(peak < row.memory_estimated_bytes, `${peak} bytes, ${row.memory_estimated_bytes} without recomputation`);
   await rlhf.succeed([...args, '--out', 'parts', '--memory', small, '--max-steps', '2']);
   await rlhf.succeed([...args, '--out', 'parts', '--memory', '8G', '--resume']);
   assert.is(record('parts').recompute, true);

@@ -60,7 +60,7 @@ test('the estimate is within 15 % of what is allocated at most, for every kind o
     const summary = jsonLines(await rlhf.succeed([...args, '--quiet'])).at(-1)!;
     const record = JSON.parse(readFileSync(rlhf.path(summary.out, 'rlhf.json'), 'utf8'));
     for (const key of ['memory_estimated_bytes', 'memory_minimum_bytes', 'memory_peak_bytes', 'padding']) assert.is(record[key], summary[key], key);
-    assert.is(record.cost.memory, summary.memory_estimated_bytes, 'the preview shows it');
+    assert.is(record.cost.memory_estimated_bytes, summary.memory_estimated_bytes, 'the preview shows it');
     const { memory_estimated_bytes: estimated, memory_peak_bytes: peak, memory_minimum_bytes: minimum } = summary;
     assert.ok(minimum > 4 * record.cost.parameters && minimum < peak, `${summary.out}: the minimum is ${minimum}`);
     const line = `${summary.out}: estimated ${(estimated / 2 ** 20).toFixed(2)} MiB, measured ${(peak / 2 ** 20).toFixed(2)} MiB, `
