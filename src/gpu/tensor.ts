@@ -65,6 +65,9 @@ const sizeClass = (bytes: number): number => {
   return Math.ceil(at / step) * step;
 };
 
+/** How many times as large as asked for a buffer may be: a larger one is left for what needs it, a smaller bound has small steps make buffers of their own. */
+const LARGER = 4;
+
 /**
  * Buffers for what lives only within a recorded step. A step takes and gives back in the order in which its kernels run,
  * so one buffer serves many values, and since steps run one after the other, all of them share the same buffers.
@@ -91,7 +94,7 @@ class Arena {
     let best = -1;
     for (let i = 0; i < this.free.length; i++) {
       const size = this.free[i].size;
-      if (size >= need && size <= Math.max(need * 2, 1 << 16) && (best < 0 || size < this.free[best].size)) best = i;
+      if (size >= need && size <= Math.max(need * LARGER, 1 << 16) && (best < 0 || size < this.free[best].size)) best = i;
     }
     if (best >= 0) return this.free.splice(best, 1)[0];
     this.total += need;

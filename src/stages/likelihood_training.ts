@@ -6,7 +6,7 @@ import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
 import { likelihood, likelihoodSums, Passes, type Upcoming } from '../model/passes.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
-import { microBatches } from '../train/micro_batches.ts';
+import { microBatches, readingTokens, tokensOf } from '../train/micro_batches.ts';
 import { compileProgress } from '../train/session.ts';
 
 /**
@@ -20,6 +20,8 @@ export class LikelihoodTraining {
   private readonly evalTotals = persistent(2, 4);
   readonly training: Passes<void>;
   private readonly evaluation: Passes<void>;
+  /** Tokens of the largest training pass of those planned. */
+  private largest = 0;
   private reset?: Program;
 
   constructor(private readonly model: Model, private readonly options: { dropout: number; seed: number; microBatchTokens: number },
@@ -44,18 +46,29 @@ export class LikelihoodTraining {
     }
   }
 
-  /** The passes that steps over these batches, and an evaluation over `heldOut`, will run. */
+  /** The passes that steps over these batches, and then an evaluation over `heldOut`, will run. */
   upcoming(batches: Iterable<Iterable<PackRow>>, heldOut: Iterable<PackRow> = []): Upcoming[] {
-    const { microBatchTokens } = this.options;
-    return [{ passes: this.training, batches: partsOf(batches, microBatchTokens) },
-      { passes: this.evaluation, batches: microBatches(heldOut, microBatchTokens) }];
+    return [{ passes: this.training, batches: this.trainingParts(batches) }, { passes: this.evaluation, batches: this.evaluationParts(heldOut) }];
+  }
+
+  private *trainingParts(batches: Iterable<Iterable<PackRow>>): Generator<PackRow[]> {
+    for (const rows of batches) {
+      for (const part of microBatches(rows, this.options.microBatchTokens)) {
+        this.largest = Math.max(this.largest, tokensOf(part));
+        yield part;
+      }
+    }
+  }
+
+  private *evaluationParts(rows: Iterable<PackRow>): Generator<PackRow[]> {
+    yield* microBatches(rows, readingTokens(this.options.microBatchTokens, this.largest));
   }
 
   /** Mean negative log-likelihood and accuracy over the counted tokens of rows. */
   async evaluate(rows: Iterable<PackRow>): Promise<{ loss: number; accuracy: number; tokens: number }> {
     let [loss, correct, tokens] = [0, 0, 0];
     const reset = await record(() => clear(this.evalTotals)).ready();
-    for (const part of microBatches(rows, this.options.microBatchTokens)) {
+    for (const part of this.evaluationParts(rows)) {
       reset.run();
       await this.evaluation.run(packRows(weighted(part, 'weights', 1, 1), this.model.config));
       // Sums of a pass are added up in double precision here, so that the mean of many rows keeps its digits.
@@ -67,10 +80,6 @@ export class LikelihoodTraining {
     }
     return { loss: loss / tokens, accuracy: correct / tokens, tokens };
   }
-}
-
-function* partsOf(batches: Iterable<Iterable<PackRow>>, budget: number): Generator<PackRow[]> {
-  for (const rows of batches) yield* microBatches(rows, budget);
 }
 
 const picksOf = (rows: readonly PackRow[]): number => rows.reduce((sum, { at }) => sum + at.length, 0);

@@ -18,6 +18,7 @@ import type { RmSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
+import { readingTokens, tokensOf as packedTokens } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
@@ -72,7 +73,10 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       join: settings.dropout > 0 ? residualDropout(settings.dropout, dropoutState) : undefined,
       objective: (pass) => rankingObjective(pass, totals),
     }, compileProgress(context));
-    return { totals, dropoutState, passes, optimizer: new Optimizer('adam', trained.parameters, settings), scorer: new Scorer(model, budget) };
+    let largest = 0;
+    for (const part of parts(budget)) largest = Math.max(largest, packedTokens(part));
+    const scorer = new Scorer(model, readingTokens(budget, largest));
+    return { totals, dropoutState, passes, optimizer: new Optimizer('adam', trained.parameters, settings), scorer };
   };
   function* parts(tokens: number): Generator<PackRow[]> {
     for (const batch of plannedBatches(order, batchOf)) for (const part of promptBatches(batch, tokens)) yield rowsOf(part);

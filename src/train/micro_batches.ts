@@ -19,3 +19,15 @@ export function* microBatches<Row extends PackRow>(rows: Iterable<Row>, budget: 
   }
   if (part.length > 0) yield part;
 }
+
+export const tokensOf = (rows: readonly PackRow[]): number => rows.reduce((sum, { ids }) => sum + ids.length, 0);
+
+/** Below it a pass takes about as long as for so many. */
+const SMALL_PASS = 1024;
+
+/**
+ * Tokens of a pass without gradients beside training passes of at most `largest` tokens (0: not known): its buffers are then hardly larger than
+ * theirs and are taken from them, where a few much larger ones would be of no use in training.
+ */
+export const readingTokens = (budget: number, largest: number): number =>
+  largest === 0 ? budget : Math.min(budget, Math.max(largest, SMALL_PASS));

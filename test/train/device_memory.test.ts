@@ -73,7 +73,7 @@ test('more shapes than are kept: recorded passes and their tensors are freed, an
 
 test('buffers of several shapes: within 1.3 times what is alive at once, where the largest comes first', () => {
   const model = newModel({ ...config, width: 64, headDim: 32, hidden: 172, layers: 4 }, 0);
-  const batches = [380, 450, 520, 470, 640, 610, 560].map((length) => [row(length, Math.floor(length / 3))]);
+  const batches = [380, 450, 520, 470, 640, 610, 560, 310, 220].map((length) => [row(length, Math.floor(length / 3))]);
   onPaper(() => {
     const totals = persistent(2, 4);
     const passes = new Passes(model.decoder, { training: true, objective: likelihood(totals) });
@@ -81,6 +81,19 @@ test('buffers of several shapes: within 1.3 times what is alive at once, where t
     assert.ok(mostScratchBytes() > 4 * 2 ** 20, 'a step of 640 tokens was planned');
     assert.ok(arenaBytes() <= 1.3 * mostScratchBytes(), `${arenaBytes()} bytes for ${mostScratchBytes()}`);
   });
+});
+
+test('an evaluation of any size adds little to what training takes: its passes are cut to be no larger', () => {
+  const model = newModel({ ...config, width: 64, headDim: 32, hidden: 172, layers: 4 }, 0);
+  const batches = Array.from({ length: 8 }, (_, i) => Array.from({ length: 16 }, () => row(60 + i, 20)));
+  const taken = (evaluated: number) => onPaper(() => {
+    const training = new LikelihoodTraining(model, { dropout: 0, seed: 0, microBatchTokens: 16384 }, recordingContext('train-sft'));
+    prepare(training.upcoming(batches, Array.from({ length: evaluated }, () => row(64, 64))));
+    return arenaBytes();
+  });
+  const [alone, both] = [taken(0), taken(500)];
+  assert.ok(alone > 8 * 2 ** 20, `${alone} bytes for training`);
+  assert.ok(both <= 1.25 * alone, `${both} bytes with the evaluation, ${alone} without`);
 });
 
 test('on paper nothing is allocated', () => {
