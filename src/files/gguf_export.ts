@@ -17,7 +17,9 @@ const FILE_TYPES = { f32: 0, f16: 1, q8_0: 7 } as const;
 
 /**
  * Writes a language model as one GGUF file that llama.cpp opens: weights, hyperparameters, tokenizer, chat template.
- * Rows that are no multiple of 32 values cannot be Q8_0 and are stored in F16.
+ * Rows that are no multiple of 32 values cannot be Q8_0 and are stored in F16. All other matrices are Q8_0, the embedding
+ * too: llama.cpp rounds the activations to 8 bits as well in products with Q8_0, which costs more than the rounding of the
+ * weights (figures for other layouts and scales: scripts/check-llama-cpp.mjs).
  * @param model an open folder; its weights may be those of an adapter's base with the adapter merged
  * @param tokenizerDir folder with the tokenizer
  * @throws UsageError where llama.cpp has no such model or tokenizer, naming what it lacks; RunError where the file cannot

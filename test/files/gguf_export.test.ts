@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -8,6 +8,7 @@ import { openGguf } from '../../src/files/gguf.ts';
 import { exportGguf, type GgufStorage } from '../../src/files/gguf_export.ts';
 import { importGguf } from '../../src/files/gguf_import.ts';
 import { ggufTokenizer } from '../../src/files/gguf_tokenizer_export.ts';
+import { writeGguf } from '../../src/files/gguf_write.ts';
 import { openModel } from '../../src/files/model_folder.ts';
 import { Tokenizer } from '../../src/text/tokenizer.ts';
 import { SHAPES, tokenizerJson, writeRandomModel } from './random_model.ts';
@@ -63,6 +64,40 @@ test('f16 rounds matrices only; q8_0 falls back to f16 where rows are no multipl
   }
   eight.close();
   model.close();
+});
+
+test('q8_0 has the bytes of llama.cpp\'s quantiser, the embedding and every matrix but odd ones', async () => {
+  const path = join(dir, 'blocks.gguf');
+  // In each block the scale is a power of two, so that every byte can be told by hand.
+  const block = (values: number[]) => [...values, ...new Array<number>(32 - values.length).fill(0)];
+  const values = Float32Array.from([
+    ...block([127, -127, 0.5, -0.5, 1.5, -2.5, 2.49, -126.6]), // scale 1, halves away from zero
+    ...block([-31.75, 31.75, 0.125, -0.12, 0.375]), // scale 1/4
+    ...block([]), // scale 0
+    ...block([2 ** -30]), // a scale below the least half: 0, and yet the byte is 127
+  ]);
+  await writeGguf(path, [], [{ name: 'x', shape: [2, 64], type: 'Q8_0', data: values }]);
+  const bytes = readFileSync(path).subarray(-160).subarray(0, 4 * 34); // padded from 136 to 160
+  const expected = [
+    [0x3c00, 127, -127, 1, -1, 2, -3, 2, -127],
+    [0x3400, -127, 127, 1, 0, 2],
+    [0],
+    [0, 127],
+  ].flatMap(([scale, ...quants]) => [scale! & 255, scale! >> 8, ...block(quants).map((q) => q & 255)]);
+  assert.equal([...bytes], expected);
+  const back = openGguf(path);
+  assert.equal([...back.read('x').subarray(0, 8)], [127, -127, 1, -1, 2, -3, 2, -127]);
+  assert.equal([...back.read('x').subarray(32, 37)], [-31.75, 31.75, 0.25, 0, 0.5]);
+  back.close();
+  await writeRandomModel(join(dir, 'types'), SHAPES['llama']!);
+  const file = openGguf(await exported('types', 'q8_0'));
+  for (const [name, { type, shape }] of file.tensors) {
+    const expectedType = shape.length < 2 ? 'F32' : shape.at(-1)! % 32 ? 'F16' : 'Q8_0';
+    assert.is(type.name, expectedType, name);
+  }
+  assert.is(file.tensors.get('token_embd.weight')!.type.name, 'Q8_0');
+  assert.is(file.metadata.get('general.file_type'), 7);
+  file.close();
 });
 
 test('Llama 3\'s rotary scaling is written as factors of the frequencies', async () => {
