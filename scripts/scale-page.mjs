@@ -2,7 +2,7 @@
 
 const WIDTH = 560;
 const HEIGHT = 340;
-const EDGE = { left: 64, right: 104, top: 12, bottom: 46 };
+const EDGE = { left: 64, right: 124, top: 12, bottom: 46 };
 
 /** Round numbers that mark a logarithmic axis from `low` to `high`: powers of 10, or 1, 2, 5 times them where there are few. */
 export function logTicks(low, high) {

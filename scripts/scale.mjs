@@ -18,7 +18,7 @@ const VOCABULARY = 512;
 
 /** How much is measured: rows that go through a model, and rows that are only read (`read`), among the rest. */
 const SIZES = {
-  full: { contexts: [64, 128, 256, 512, 1024], widths: [64, 128, 256, 384, 512, 768], answers: [2, 4, 7, 14], rows: 1e5, read: 1e6, steps: 14 },
+  full: { contexts: [64, 128, 256, 512, 1024], widths: [64, 128, 256, 384, 512, 768], answers: [2, 4, 7, 14], rows: 1e6, read: 1e6, steps: 14 },
   quick: { contexts: [64, 256, 1024], widths: [64, 192, 384], answers: [2, 14], rows: 1e4, read: 1e5, steps: 6 },
   smallest: { contexts: [64, 128], widths: [32, 64], answers: [2, 4], rows: 100, read: 1000, steps: 3 },
 };

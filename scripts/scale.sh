@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # What a token costs as things grow, measured with the commands themselves: context 64 … 1,024, width 64 … 768, answers a
-# prompt K 2 … 14, and rows through a pipe: 10² … 10⁵ where there is a model, 10² … 10⁶ where none is. Writes DIR/scale.jsonl and
-# DIR/scale.html, one page of four plots.
+# prompt K 2 … 14, and 10² … 10⁶ rows through a pipe. Writes DIR/scale.jsonl and DIR/scale.html, one page of four plots.
 #
 #   scripts/scale.sh [--quick] [--only contexts|widths|answers|rows] [--rows N] [--no-setup] [--out DIR]
 #
-# Takes twenty minutes on two idle CPU cores without a GPU, with --quick three; --rows 1000000 has the models take 10⁶ rows, too.
+# Takes a quarter of an hour on two idle CPU cores without a GPU, with --quick three; --rows 100000 has models take no more, in five minutes.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 options=() setup=yes
