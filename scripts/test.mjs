@@ -1,5 +1,6 @@
 // Bundles every test/**/*.test.ts with esbuild and runs the files with uvu, one process a file
-// (two at a time for files that use no GPU), then prints `N passed, N failed` as the last line.
+// (two at a time for files that use no GPU), then prints `N passed, N failed` as the last line. What a device lacks features for
+// is skipped: named below its file, and not among those that passed.
 //   node scripts/test.mjs [PATTERN…]     only files whose path contains a pattern
 import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
@@ -32,19 +33,24 @@ await build({
 
 let passed = 0;
 let failed = 0;
+let skipped = 0;
 for (const file of files) {
   const bundle = join(outdir, relative('test', file).replace(/\.ts$/, '.mjs'));
   const started = performance.now();
   const { code, output } = await run(process.execPath, ['--enable-source-maps', bundle]);
   const total = Number(/Total:\s+(\d+)/.exec(output)?.[1] ?? 0);
-  const ok = [...output.matchAll(/Passed:\s+(\d+)/g)].reduce((sum, m) => sum + Number(m[1]), 0);
+  const ok = Number(/Passed:\s+(\d+)/.exec(output)?.[1] ?? 0);
+  const out = Number(/Skipped:\s+(\d+)/.exec(output)?.[1] ?? 0);
   passed += ok;
-  const bad = Math.max(total - ok, code === 0 && total > 0 ? 0 : 1);
+  skipped += out;
+  const bad = Math.max(total - ok, code === 0 && total + out > 0 ? 0 : 1);
   failed += bad;
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
-  console.log(`${bad ? 'FAIL' : 'ok  '} ${file}  ${ok} tests, ${seconds} s`);
+  console.log(`${bad ? 'FAIL' : 'ok  '} ${file}  ${ok} tests, ${out ? `${out} skipped, ` : ''}${seconds} s`);
   if (bad) console.log(output);
+  else for (const [line] of output.matchAll(/^skipped: .*$/gm)) console.log(`     ${line}`);
 }
+if (skipped) console.log(`${skipped} skipped`);
 rmSync(outdir, { recursive: true, force: true });
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed || passed === 0 ? 1 : 0);

@@ -25,16 +25,27 @@ export interface Outcome {
   line: string;
 }
 
-/** The tests that the open device has the features for. */
-export const testsHere = (): KernelTest[] => kernelTests.filter(({ needs }) => !needs || gpu().features.has(needs));
+/** Of these tests, those that the open device has the features for. */
+export const testsHere = (tests: readonly KernelTest[] = kernelTests): KernelTest[] =>
+  tests.filter(({ needs }) => !needs || gpu().features.has(needs));
+
+/** How many tests passed and failed, and which there are that the open device lacks the features for: the self-test's last line. */
+export function tally(outcomes: readonly Outcome[]): string {
+  const here = testsHere();
+  const failed = outcomes.filter(({ ok }) => !ok).length;
+  const left = kernelTests.filter((test) => !here.includes(test));
+  const needs = [...new Set(left.map((test) => test.needs))].join(', ');
+  return `self-test: ${outcomes.length - failed} passed, ${failed} failed${left.length ? `, ${left.length} left out (this device has no ${needs})` : ''}`;
+}
 
 /**
- * Runs kernels on the open device and compares them with float64 references on the host. All tests are started at
- * once, so that their pipelines are compiled side by side; outcomes come in the order of the tests.
+ * Runs kernels on the open device, if it has the features for them, and compares them with float64 references on the host. All tests
+ * are started at once, so that their pipelines are compiled side by side; outcomes come in the order of the tests.
  */
-export async function* selfTest(tests: readonly KernelTest[] = testsHere()): AsyncGenerator<Outcome> {
-  const running = tests.map((test) => test.run().catch((error: unknown) => error));
-  for (const [i, { name }] of tests.entries()) {
+export async function* selfTest(tests: readonly KernelTest[] = kernelTests): AsyncGenerator<Outcome> {
+  const here = testsHere(tests);
+  const running = here.map((test) => test.run().catch((error: unknown) => error));
+  for (const [i, { name }] of here.entries()) {
     const result = await running[i];
     checkDevice();
     yield outcomeOf(name, result as Check[] | Error);

@@ -3,6 +3,7 @@ import { RunError } from '../errors.ts';
 import { listAdapters } from '../gpu/adapters.ts';
 import { adapterName, closeDevice, type Gpu, openDevice } from '../gpu/device.ts';
 import type { DoctorSettings } from '../options.ts';
+import type { Outcome } from '../self_test/index.ts';
 import { versions } from '../versions.ts';
 import { advice, findVulkan } from './doctor_advice.ts';
 
@@ -65,16 +66,16 @@ function bytes(n: number): string {
 
 async function testKernels(device: string | undefined, context: RunContext): Promise<void> {
   const { startBackend } = await import('../gpu/backend.ts');
-  const { kernelTests, selfTest } = await import('../self_test/index.ts');
+  const { selfTest, tally } = await import('../self_test/index.ts');
   await startBackend({ adapter: device });
   context.log('compiling the kernels and comparing them with float64 references');
-  let failed = 0;
-  for await (const { ok, line } of selfTest()) {
-    if (!ok) failed++;
-    await context.stdout.write(line);
+  const outcomes: Outcome[] = [];
+  for await (const outcome of selfTest()) {
+    outcomes.push(outcome);
+    await context.stdout.write(outcome.line);
     if (context.signal.aborted) throw context.signal.reason;
   }
-  const all = kernelTests.length;
-  await context.stdout.write(`self-test: ${all - failed} passed, ${failed} failed`);
-  if (failed > 0) throw new RunError(`${failed} of ${all} kernel tests failed on ${device ?? 'this device'}`);
+  await context.stdout.write(tally(outcomes));
+  const failed = outcomes.filter(({ ok }) => !ok).length;
+  if (failed > 0) throw new RunError(`${failed} of ${outcomes.length} kernel tests failed on ${device ?? 'this device'}`);
 }

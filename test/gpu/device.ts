@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { startBackend } from '../../src/gpu/backend.ts';
 import { checkDevice, closeDevice, gpu, withSubgroup } from '../../src/gpu/device.ts';
@@ -8,7 +9,10 @@ import { copy, record } from '../../src/gpu/program.ts';
 import { type Parameter, Tape } from '../../src/gpu/tape.ts';
 import { download, persistent, scratch, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
 
-/** Opens the device with Dawn’s bounds checks in the kernels, as GPUs have them: for `test.before`. */
+/**
+ * Opens the device with Dawn’s bounds checks in the kernels, as GPUs have them: for `test.before`, or awaited before tests are declared
+ * whose number depends on the device.
+ */
 export async function openForTests(): Promise<void> {
   await startBackend({ boundsChecks: true });
 }
@@ -17,6 +21,18 @@ export async function openForTests(): Promise<void> {
 export async function closeAfterTests(): Promise<void> {
   checkDevice();
   await closeDevice();
+}
+
+/** Leaves a test out and says so: uvu counts it as skipped, and scripts/test.mjs prints the line. */
+export function skip(name: string, reason: string): void {
+  console.log(`skipped: ${name} (${reason})`);
+  test.skip(name);
+}
+
+/** Declares a test of what is stored as f16, which the open device skips if it has no `shader-f16`. */
+export function halfTest(name: string, run: () => void | Promise<void>): void {
+  if (gpu().features.has('shader-f16')) test(name, run);
+  else skip(name, 'the device has no shader-f16');
 }
 
 /** The ways to reduce that this device can run: each must give the same numbers to rounding. */

@@ -6,9 +6,9 @@ import { compilation, kernel } from '../../src/gpu/kernel.ts';
 import { narrow } from '../../src/gpu/ops/half.ts';
 import { copy, launch, record } from '../../src/gpu/program.ts';
 import { download, persistent, readFloats, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
-import { closeAfterTests, compute, openForTests, seeded } from './device.ts';
+import { closeAfterTests, compute, halfTest, openForTests, seeded } from './device.ts';
 
-test.before(openForTests);
+await openForTests();
 test.after(closeAfterTests);
 
 const HEAD = `
@@ -121,7 +121,7 @@ const COPY = `
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) { Y[id.x] = X[id.x]; }`;
 
-test('a kernel stores the nearest half or its neighbour, and reads it exactly', async () => {
+halfTest('a kernel stores the nearest half or its neighbour, and reads it exactly', async () => {
   const values = trickyNumbers().filter((x) => Math.abs(x) >= 2 ** -14 || x === 0); // drivers may flush subnormals
   const count = values.length & ~63;
   const [x, y] = [vector(count), persistent(count, 1, 1, 'f16')];

@@ -1,7 +1,7 @@
 // What holds of every form of the product: which one runs, its tile, how K is split and how far apart rows lie must not show.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gpu, withMatrix, withSubgroup } from '../../src/gpu/device.ts';
+import { withMatrix, withSubgroup } from '../../src/gpu/device.ts';
 import { matmul, type Mode, type Store } from '../../src/gpu/ops/matmul.ts';
 import { splitFor, tileFor, TILES, withTile } from '../../src/gpu/ops/matmul_forms.ts';
 import { subgroupMatrixForm } from '../../src/gpu/ops/matmul_subgroup_matrix.ts';
@@ -10,10 +10,10 @@ import { type Check, close, passed, roundingOf } from '../../src/self_test/check
 import { matmulChecks } from '../../src/self_test/matmul.ts';
 import { matrix as stored, numbers } from '../../src/self_test/on_device.ts';
 import { matmulOf } from '../../src/self_test/reference/matmul.ts';
-import { closeAfterTests, compute, matrix, onEachVariant, openForTests, padded, seeded, withPadding } from './device.ts';
+import { closeAfterTests, compute, halfTest, matrix, onEachVariant, openForTests, padded, seeded, withPadding } from './device.ts';
 import { check, junk, MODES, operands, type Size } from './products.ts';
 
-test.before(openForTests);
+await openForTests();
 test.after(closeAfterTests);
 
 /** Every store, for bias [N] and another matrix of C's shape; the GELU that each mode is used with first. */
@@ -134,9 +134,8 @@ test('weight gradients whose K is split equal float64’s, plain and added, and 
     }
   }));
 
-test('K is split alike for operands in f16: the bits of the same numbers in f32, and a sum in f16 is that one rounded', () =>
+halfTest('K is split alike for operands in f16: the bits of the same numbers in f32, and a sum in f16 is that one rounded', () =>
   withSubgroup(0, async () => {
-    if (!gpu().features.has('shader-f16')) return;
     const { normals } = numbers(23, 'f16');
     for (const size of SPLIT) {
       const [m, n, k] = size;
@@ -178,45 +177,46 @@ function apart(values: Float32Array, cols: number, gap: number, storage: Storage
   return tensor;
 }
 
-/** Runs `work` for each form of the product, and the storages of A and B that it needs. */
-async function onEachForm(work: (form: string, storage: Storage) => Promise<void>): Promise<void> {
-  await onEachVariant((variant) => work(variant, 'f32'));
-  await withSubgroup(0, async () => {
-    for (const tile of TILES) await new Promise<void>((done, fail) => withTile(tile, () => work(`tile ${tile.rows}×${tile.cols}`, 'f32').then(done, fail)));
-  });
-  await withMatrix({ m: 16, n: 16, k: 16, lanes: 32, emulated: true }, async () => {
-    const half = stored(new Float32Array(4), 4, undefined, 'f16');
-    assert.ok(subgroupMatrixForm('nn', { kind: 'plain' }, half, half));
-    await work('matrix units', 'f16');
+/** Fails where a product of columns of wider matrices, beside which nothing is a number, is not what it is of those columns alone. */
+async function checkApart(form: string, storage: Storage): Promise<void> {
+  const { normals } = numbers(29, 'f16');
+  const cases = MODES.flatMap((mode) => ([[5, 7, 3], [33, 19, 43], [18, 36, 8], [20, 9, 136], [9, 6, 1026]] as const).flatMap((size) => [4, 20].map((gap) => {
+    const [m, n, k] = size;
+    const [a, b, before] = [normals(m * k), normals(k * n), normals(m * n)];
+    const A = apart(a, mode === 'tn' ? m : k, gap, storage);
+    const B = apart(b, mode === 'nt' ? k : n, gap, storage);
+    const add = apart(before, n, gap, 'f32');
+    const columns = apart(new Float32Array(n), n, 0, 'f32');
+    const product = matmulOf(mode, a, b, m, n, k);
+    return { what: `${form}, ${mode} ${size}, ${gap} more`, mode, n, A, B, add, C: apart(before, n, gap, 'f32'), columns, before, product,
+      sums: matmulOf('tn', new Float32Array(k).fill(1), b, 1, n, k) };
+  })));
+  const results = await compute(() => cases.forEach(({ mode, A, B, C, add, columns }) => {
+    matmul(mode, A, B, C);
+    matmul(mode, A, B, add, { kind: 'add', ...(mode === 'tn' ? { columns } : {}) });
+  }), cases.flatMap(({ C, add, columns }) => [withPadding(C), withPadding(add), columns]));
+  cases.forEach(({ what, mode, n, C, before, product, sums }, i) => {
+    const [plain, added, columns] = results.slice(3 * i, 3 * i + 3);
+    const within = (values: Float32Array): Float32Array => values.filter((_, at) => at % C.stride < pad4(n));
+    check(within(plain), product, n, what);
+    check(within(added), product.map((p, at) => before[at] + p), n, `${what}, added`);
+    if (mode === 'tn') check(columns, sums, n, `${what}, sums of columns`);
+    for (const values of [plain, added]) assert.ok(values.every((x, at) => at % C.stride < pad4(n) || Number.isNaN(x)), `${what}: what lies beside is untouched`);
   });
 }
 
-test('columns of a wider matrix are multiplied as if they stood alone: nothing beside them is read or changed', () =>
-  onEachForm(async (form, storage) => {
-    const { normals } = numbers(29, 'f16');
-    const cases = MODES.flatMap((mode) => ([[5, 7, 3], [33, 19, 43], [18, 36, 8], [20, 9, 136], [9, 6, 1026]] as const).flatMap((size) => [4, 20].map((gap) => {
-      const [m, n, k] = size;
-      const [a, b, before] = [normals(m * k), normals(k * n), normals(m * n)];
-      const A = apart(a, mode === 'tn' ? m : k, gap, storage);
-      const B = apart(b, mode === 'nt' ? k : n, gap, storage);
-      const add = apart(before, n, gap, 'f32');
-      const columns = apart(new Float32Array(n), n, 0, 'f32');
-      const product = matmulOf(mode, a, b, m, n, k);
-      return { what: `${form}, ${mode} ${size}, ${gap} more`, mode, n, A, B, add, C: apart(before, n, gap, 'f32'), columns, before, product,
-        sums: matmulOf('tn', new Float32Array(k).fill(1), b, 1, n, k) };
-    })));
-    const results = await compute(() => cases.forEach(({ mode, A, B, C, add, columns }) => {
-      matmul(mode, A, B, C);
-      matmul(mode, A, B, add, { kind: 'add', ...(mode === 'tn' ? { columns } : {}) });
-    }), cases.flatMap(({ C, add, columns }) => [withPadding(C), withPadding(add), columns]));
-    cases.forEach(({ what, mode, n, C, before, product, sums }, i) => {
-      const [plain, added, columns] = results.slice(3 * i, 3 * i + 3);
-      const within = (values: Float32Array): Float32Array => values.filter((_, at) => at % C.stride < pad4(n));
-      check(within(plain), product, n, what);
-      check(within(added), product.map((p, at) => before[at] + p), n, `${what}, added`);
-      if (mode === 'tn') check(columns, sums, n, `${what}, sums of columns`);
-      for (const values of [plain, added]) assert.ok(values.every((x, at) => at % C.stride < pad4(n) || Number.isNaN(x)), `${what}: what lies beside is untouched`);
-    });
+test('columns of a wider matrix are multiplied as if they stood alone: nothing beside them is read or changed', async () => {
+  await onEachVariant((variant) => checkApart(variant, 'f32'));
+  await withSubgroup(0, async () => {
+    for (const tile of TILES) await new Promise<void>((done, fail) => withTile(tile, () => checkApart(`tile ${tile.rows}×${tile.cols}`, 'f32').then(done, fail)));
+  });
+});
+
+halfTest('columns of a wider matrix on matrix units, emulated: the same', () =>
+  withMatrix({ m: 16, n: 16, k: 16, lanes: 32, emulated: true }, async () => {
+    const half = stored(new Float32Array(4), 4, undefined, 'f16');
+    assert.ok(subgroupMatrixForm('nn', { kind: 'plain' }, half, half));
+    await checkApart('matrix units', 'f16');
   }));
 
 test.run();

@@ -10,9 +10,9 @@ import { passed } from '../../src/self_test/check.ts';
 import { matmulChecks } from '../../src/self_test/matmul.ts';
 import { matrix as stored, numbers } from '../../src/self_test/on_device.ts';
 import { matmulOf } from '../../src/self_test/reference/matmul.ts';
-import { assertClose, closeAfterTests, compute, matrix, openForTests } from './device.ts';
+import { assertClose, closeAfterTests, compute, halfTest, matrix, openForTests } from './device.ts';
 
-test.before(openForTests);
+await openForTests();
 test.after(closeAfterTests);
 
 const MODES: readonly Mode[] = ['nn', 'nt', 'tn'];
@@ -73,7 +73,7 @@ test('Dawn compiles every form without a word, and refuses one whose matrices do
 /** M, N, K: less than a tile, whole tiles and more, each side ragged in every way, and sums longer than a staged depth. */
 const SIZES = [[1, 1, 1], [3, 7, 9], [17, 65, 43], [64, 64, 32], [65, 43, 33], [130, 67, 31], [31, 129, 70], [200, 34, 100]] as const;
 
-test('emulated, every configuration and mode equals the float64 reference at odd sizes, with zeros in the padding', async () => {
+halfTest('emulated, every configuration and mode equals the float64 reference at odd sizes, with zeros in the padding', async () => {
   for (const units of UNITS) {
     await withMatrix(emulated(units), async () => {
       const { normals } = numbers(5, 'f16');
@@ -101,7 +101,7 @@ test('emulated, every configuration and mode equals the float64 reference at odd
   }
 });
 
-test('emulated, every store with f16 operands alone and with all in f16, equals the float64 reference', async () => {
+halfTest('emulated, every store with f16 operands alone and with all in f16, equals the float64 reference', async () => {
   await withMatrix(emulated(UNITS[0]), async () => {
     for (const always of ['ab', 'abco']) {
       const checks = await matmulChecks('f16', always);
@@ -111,7 +111,7 @@ test('emulated, every store with f16 operands alone and with all in f16, equals 
   });
 });
 
-test('emulated, the sums of columns that may go with a weight gradient are added all the same', async () => {
+halfTest('emulated, the sums of columns that may go with a weight gradient are added all the same', async () => {
   await withMatrix(emulated(UNITS[0]), async () => {
     const { normals } = numbers(7, 'f16');
     const [m, n, k] = [9, 33, 70];
@@ -125,7 +125,7 @@ test('emulated, the sums of columns that may go with a weight gradient are added
   });
 });
 
-test('emulated, a row’s product has the same bits alone, and first or last among rows of huge numbers', async () => {
+halfTest('emulated, a row’s product has the same bits alone, and first or last among rows of huge numbers', async () => {
   await withMatrix(emulated(UNITS[0]), async () => {
     const { normals } = numbers(13, 'f16');
     const [n, k] = [43, 172];

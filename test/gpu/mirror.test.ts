@@ -5,20 +5,22 @@ import { deviceMemory } from '../../src/gpu/memory.ts';
 import { readsTextures } from '../../src/gpu/mirror.ts';
 import { matmul } from '../../src/gpu/ops/matmul.ts';
 import { record } from '../../src/gpu/program.ts';
-import { destroy, persistent, readFloats, type Storage, upload } from '../../src/gpu/tensor.ts';
+import { destroy, persistent, readFloats, upload } from '../../src/gpu/tensor.ts';
 import { packRows } from '../../src/model/batch.ts';
 import { newModel } from '../../src/model/load.ts';
 import { Passes } from '../../src/model/passes.ts';
 import { matmulOf } from '../../src/self_test/reference/matmul.ts';
-import { assertClose, closeAfterTests, openForTests, seeded } from './device.ts';
+import { assertClose, closeAfterTests, halfTest, openForTests, seeded } from './device.ts';
 
-test.before(openForTests);
+await openForTests();
 test.after(closeAfterTests);
 
+/** Each storage, and how its tests are declared. */
+const STORAGES = [['f32', test], ['f16', halfTest]] as const;
 const textures = (): number => deviceMemory().textures;
 
-for (const storage of ['f32', 'f16'] as const satisfies Storage[]) {
-  test(`${storage}: a destroyed tensor gives its mirror back at once, and others keep theirs`, async () => {
+for (const [storage, declare] of STORAGES) {
+  declare(`${storage}: a destroyed tensor gives its mirror back at once, and others keep theirs`, async () => {
     const before = textures();
     const [m, n, k] = [64, 130, 96];
     const random = seeded(61);
@@ -57,26 +59,26 @@ for (const storage of ['f32', 'f16'] as const satisfies Storage[]) {
   });
 }
 
-test('models that come and go leave no mirrors behind', async () => {
-  const config = {
-    family: 'llama', vocabSize: 300, width: 32, layers: 2, heads: 2, kvHeads: 2, headDim: 16, hidden: 64, context: 256, norm: 'rms',
-    normEps: 1e-5, positions: 'rope', ropeTheta: 10000, activation: 'silu', gated: true, bias: { qkv: false, attnOut: false, mlp: false },
-    tied: true, bosId: 0, eosId: 1, padId: 2, initializerRange: 0.02,
-  } as const;
-  const ids = Int32Array.from({ length: 40 }, (_, i) => (i * 31) % 300);
-  const run = async (storage: Storage): Promise<{ during: number; after: number }> => {
-    const { decoder, weights } = newModel(config, 0, false, 'lm', storage);
-    const pass = await new Passes(decoder).run(packRows([{ ids, at: [38], targets: [ids[39]!], key: 0 }], config));
-    assert.ok((await readFloats(pass.stats)).every(Number.isFinite));
-    const during = textures();
-    weights.dispose();
-    return { during, after: textures() };
-  };
-  for (const storage of ['f32', 'f16'] as const) {
-    const first = await run(storage); // leaves the textures that steps share
+for (const [storage, declare] of STORAGES) {
+  declare(`${storage}: models that come and go leave no mirrors behind`, async () => {
+    const config = {
+      family: 'llama', vocabSize: 300, width: 32, layers: 2, heads: 2, kvHeads: 2, headDim: 16, hidden: 64, context: 256, norm: 'rms',
+      normEps: 1e-5, positions: 'rope', ropeTheta: 10000, activation: 'silu', gated: true, bias: { qkv: false, attnOut: false, mlp: false },
+      tied: true, bosId: 0, eosId: 1, padId: 2, initializerRange: 0.02,
+    } as const;
+    const ids = Int32Array.from({ length: 40 }, (_, i) => (i * 31) % 300);
+    const run = async (): Promise<{ during: number; after: number }> => {
+      const { decoder, weights } = newModel(config, 0, false, 'lm', storage);
+      const pass = await new Passes(decoder).run(packRows([{ ids, at: [38], targets: [ids[39]!], key: 0 }], config));
+      assert.ok((await readFloats(pass.stats)).every(Number.isFinite));
+      const during = textures();
+      weights.dispose();
+      return { during, after: textures() };
+    };
+    const first = await run(); // leaves the textures that steps share
     if (readsTextures()) assert.ok(first.during > first.after);
-    assert.equal(await run(storage), first, storage);
-  }
-});
+    assert.equal(await run(), first);
+  });
+}
 
 test.run();

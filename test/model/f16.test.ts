@@ -15,10 +15,10 @@ import { Weights } from '../../src/model/weights.ts';
 import { attachLora } from '../../src/model/lora.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { withSubgroup } from '../../src/gpu/device.ts';
-import { assertClose, closeAfterTests, fixture, openForTests, relativeError } from '../gpu/device.ts';
+import { assertClose, closeAfterTests, fixture, halfTest, openForTests, relativeError } from '../gpu/device.ts';
 import { forward, likelihoodRows, load, realRows, trainer, vectors } from './golden.ts';
 
-test.before(openForTests);
+await openForTests();
 test.after(closeAfterTests);
 
 /** The oracle's batch of a model, as rows whose loss is the mean over its label tokens. */
@@ -63,11 +63,11 @@ async function assertNear(name: string): Promise<void> {
 }
 
 for (const name of ['gpt2-tiny', 'llama-tiny', 'qwen2-tiny']) {
-  test(`${name}: log-probabilities and gradients in f16 are those in f32, to the rounding of what is stored`, () => assertNear(name));
+  halfTest(`${name}: log-probabilities and gradients in f16 are those in f32, to the rounding of what is stored`, () => assertNear(name));
 }
-test('qwen2-tiny without subgroups: the same', () => withSubgroup(0, () => assertNear('qwen2-tiny')));
+halfTest('qwen2-tiny without subgroups: the same', () => withSubgroup(0, () => assertNear('qwen2-tiny')));
 
-test('layers computed again in the backward pass give the same bits in f16', async () => {
+halfTest('layers computed again in the backward pass give the same bits in f16', async () => {
   for (const name of ['gpt2-tiny', 'llama-tiny']) {
     const batch = labelled(name);
     const models = [false, true].map((recompute) => {
@@ -101,7 +101,7 @@ function story(): PackRow[] {
   return [{ ids, at, targets: ids.slice(1), weights: at.map(() => 1 / at.length) }];
 }
 
-test('updates too small for f16 add up in the f32 weights, and what passes read follows them', async () => {
+halfTest('updates too small for f16 add up in the f32 weights, and what passes read follows them', async () => {
   const model = load('llama-tiny', { trainable: true, dtype: 'f16' });
   const before = await model.weights.save();
   const name = 'model.layers.0.mlp.up_proj.weight';
@@ -119,7 +119,7 @@ test('updates too small for f16 add up in the f32 weights, and what passes read 
 });
 
 for (const [name, batch, lr] of [['gpt2-tiny', () => labelled('gpt2-tiny'), 1e-3], ['stories260K', story, 1e-4]] as const) {
-  test(`${name}: twenty steps in f16 follow the loss of f32`, async () => {
+  halfTest(`${name}: twenty steps in f16 follow the loss of f32`, async () => {
     const full = await train(load(name), batch(), 20, lr);
     const half = await train(load(name, { trainable: true, dtype: 'f16' }), batch(), 20, lr);
     assert.ok(full[19] < 0.1 * full[0], `something is learnt: ${full}`);
@@ -129,7 +129,7 @@ for (const [name, batch, lr] of [['gpt2-tiny', () => labelled('gpt2-tiny'), 1e-3
   });
 }
 
-test('an adapter on f16 weights is f32: its gradients are near those on f32 weights', async () => {
+halfTest('an adapter on f16 weights is f32: its gradients are near those on f32 weights', async () => {
   const batch = labelled('llama-tiny');
   const gradients = [];
   for (const dtype of ['f32', 'f16'] as const) {
@@ -147,7 +147,7 @@ test('an adapter on f16 weights is f32: its gradients are near those on f32 weig
   }
 });
 
-test('a table in slices gives the bits of the whole one, trained or not', async () => {
+halfTest('a table in slices gives the bits of the whole one, trained or not', async () => {
   const dir = join(process.env.RLHF_ROOT!, 'test/fixtures/models/stories260K');
   const batch = packRows(story(), load('stories260K', {}).config);
   // The table of 512 × 64 exceeds these limits, all other matrices are smaller.

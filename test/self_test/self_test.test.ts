@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { close, passed, relativeError } from '../../src/self_test/check.ts';
-import { kernelTests, outcomeOf, selfTest, testsHere } from '../../src/self_test/index.ts';
-import { withSubgroup } from '../../src/gpu/device.ts';
+import { kernelTests, outcomeOf, selfTest, tally, testsHere } from '../../src/self_test/index.ts';
+import { gpu, withSubgroup } from '../../src/gpu/device.ts';
 import { matmulTests } from '../../src/self_test/matmul.ts';
 import { closeAfterTests, openForTests } from '../gpu/device.ts';
 
@@ -31,8 +31,28 @@ test('the products of GPUs, tiles and split weight gradients, pass the same test
       outcomes.filter((line) => !line.startsWith('ok ')),
       [],
     );
+    assert.is(outcomes.length, testsHere(matmulTests).length);
     assert.ok(outcomes.length >= 1);
   }));
+
+test('what the device lacks features for is left out, and counted apart from what passed and failed', () => {
+  const features = gpu().features as Set<string>;
+  const has = features.delete('shader-f16');
+  try {
+    const here = testsHere();
+    const left = kernelTests.length - here.length;
+    assert.ok(left > 5 && here.length > 5);
+    assert.not.ok(here.some(({ name }) => name.endsWith('_f16')));
+    const outcomes = here.map(({ name }, i) => ({ ok: i > 1, line: name }));
+    assert.is(tally(outcomes), `self-test: ${here.length - 2} passed, 2 failed, ${left} left out (this device has no shader-f16)`);
+    features.add('shader-f16');
+    assert.is(testsHere().length, kernelTests.length);
+    assert.is(tally(outcomes), `self-test: ${here.length - 2} passed, 2 failed`);
+  } finally {
+    if (has) features.add('shader-f16');
+    else features.delete('shader-f16');
+  }
+});
 
 test('every kernel file is covered', () => {
   const files = readdirSync(join(process.env.RLHF_ROOT!, 'kernels')).filter((name) => name.endsWith('.wgsl'));

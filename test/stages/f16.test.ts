@@ -3,24 +3,27 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openModel } from '../../src/files/model_folder.ts';
 import { writeSafetensors } from '../../src/files/safetensors.ts';
+import { closeAfterTests, halfTest, openForTests } from '../gpu/device.ts';
 import { prepareData } from '../crash/runs.ts';
 import { buildWholeProgram, jsonLines, metricsOf, type WholeProgram } from '../properties/program.ts';
 
 let rlhf: WholeProgram;
 let prompts: string;
+await openForTests(); // to know what the device can do: the program opens its own
 test.before(async () => {
   rlhf = await buildWholeProgram();
   await prepareData(rlhf);
   prompts = Array.from({ length: 9 }, (_, i) => `${JSON.stringify({ prompt: 'a cat saw a dog and'.slice(0, 1 + ((i * 5) % 19)) })}\n`).join('');
 });
 test.after(() => rlhf.remove());
+test.after(closeAfterTests);
 
 const F16 = ['--dtype', 'f16', '--quiet'];
 const SFT = ['train-sft', '--model', 'base', '--data', 'demonstrations.jsonl', '--batch-size', '4', '--epochs', '4', '--lr', '0.003', '--weight-decay', '0.1'];
 const losses = (run: string): number[] => metricsOf(rlhf.path(run)).map((m) => m.loss as number);
 const weightsOf = (run: string, ...part: string[]): Buffer => readFileSync(rlhf.path(run, ...part, 'model.safetensors'));
 
-test('twenty steps of train-sft in f16 follow the losses in f32; the model is saved in f32', async () => {
+halfTest('twenty steps of train-sft in f16 follow the losses in f32; the model is saved in f32', async () => {
   await rlhf.succeed([...SFT, '--out', 'full', '--quiet']);
   await rlhf.succeed([...SFT, '--out', 'half', ...F16]);
   const [full, half] = [losses('full'), losses('half')];
@@ -33,7 +36,7 @@ test('twenty steps of train-sft in f16 follow the losses in f32; the model is sa
   assert.is(JSON.parse(readFileSync(rlhf.path('half', 'rlhf.json'), 'utf8')).settings.dtype, 'f16');
 });
 
-test('a run in f16 that was stopped and resumed equals the one that was not; another dtype is refused', async () => {
+halfTest('a run in f16 that was stopped and resumed equals the one that was not; another dtype is refused', async () => {
   const [stop, go] = [['--max-steps', '7'], ['--resume']].map((more) => [...SFT, '--out', 'resumed', ...more]);
   await rlhf.succeed([...stop, ...F16]);
   const { code, stderr } = await rlhf.run([...go, '--quiet']);
@@ -44,7 +47,7 @@ test('a run in f16 that was stopped and resumed equals the one that was not; ano
   assert.ok(weightsOf('resumed').equals(weightsOf('half')));
 });
 
-test('answers and log-probabilities in f16 do not depend on the rows beside', async () => {
+halfTest('answers and log-probabilities in f16 do not depend on the rows beside', async () => {
   const SAMPLE = ['sample', '--model', 'base', '--max-new-tokens', '12', '--k', '3', '--seed', '4', ...F16];
   const [one, many] = [await rlhf.succeed([...SAMPLE, '--batch-size', '1'], prompts), await rlhf.succeed([...SAMPLE, '--batch-size', '64'], prompts)];
   assert.is(many, one);
@@ -59,7 +62,7 @@ test('answers and log-probabilities in f16 do not depend on the rows beside', as
   exact.forEach((x, i) => assert.ok(Math.abs(rounded[i] / x - 1) < 0.01, `${rounded[i]}, not ${x}`));
 });
 
-test('reward model, scores and PPO in f16: the first minibatch has ratio 1 and no KL, and a resumed run is the same', async () => {
+halfTest('reward model, scores and PPO in f16: the first minibatch has ratio 1 and no KL, and a resumed run is the same', async () => {
   await rlhf.succeed(['train-rm', '--model', 'base', '--data', 'rankings.jsonl', '--out', 'rm', '--lr', '0.003', '--epochs', '1', ...F16]);
   const scored = `${JSON.stringify({ prompt: 'a cat', completions: [' sat', ' ate a dog'] })}\n`;
   const rewards = async (more: string[]): Promise<number[]> => jsonLines(await rlhf.succeed(['score', '--model', 'rm', '--quiet', ...more], scored))[0].rewards as number[];
@@ -77,7 +80,7 @@ test('reward model, scores and PPO in f16: the first minibatch has ratio 1 and n
   for (const part of [[], ['value'], ['raw']]) assert.ok(weightsOf('policy2', ...part).equals(weightsOf('policy', ...part)), part.join());
 });
 
-test('a value beyond f16 inside a layer stops a run and a reader, which f32 goes through', async () => {
+halfTest('a value beyond f16 inside a layer stops a run and a reader, which f32 goes through', async () => {
   const folder = openModel(rlhf.path('base'));
   const tensors = folder.plan.map(({ name, shape }) => ({ name, shape, data: folder.read(name) }));
   folder.close();
@@ -105,7 +108,7 @@ test('a value beyond f16 inside a layer stops a run and a reader, which f32 goes
   await rlhf.succeed(['logprobs', '--model', 'hot', '--quiet'], row);
 });
 
-test('an adapter is trained on f16 weights', async () => {
+halfTest('an adapter is trained on f16 weights', async () => {
   const LORA = [...SFT.map((word) => (word === '0.003' ? '0.05' : word)), '--lora-rank', '4', '--lora-targets', 'all-linear'];
   await rlhf.succeed([...LORA, '--out', 'lora-full', '--quiet']);
   await rlhf.succeed([...LORA, '--out', 'lora-half', ...F16]);
