@@ -201,8 +201,9 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
   const software = isSoftware(adapter);
   const features = new Set<string>(device.features);
-  const asGpu = !!process.env.RLHF_GPU_FORMS; // in tests: kernels and plans as on a GPU whose subgroups have no fixed size
-  const subgroup = fixed && !asGpu ? info.subgroupMinSize! : 0;
+  // In tests: kernels and plans as on a GPU, with this adapter's subgroups if it says `subgroups`, else as if theirs had no fixed size.
+  const asGpu = process.env.RLHF_GPU_FORMS;
+  const subgroup = fixed && (!asGpu || asGpu === 'subgroups') ? info.subgroupMinSize! : 0;
   const opened: Gpu = {
     device,
     adapter,

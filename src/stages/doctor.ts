@@ -18,7 +18,7 @@ export async function doctor(settings: DoctorSettings, context: RunContext): Pro
   const vulkan = findVulkan();
   if (process.platform === 'linux') {
     await say('Vulkan loader', vulkan.loader ?? 'not found in the usual folders');
-    await say('Vulkan drivers', vulkan.drivers.join(', ') || 'none found');
+    await say('Vulkan drivers', `${vulkan.drivers.join(', ') || 'none found'}${vulkan.only ? ` (${vulkan.only})` : ''}`);
   }
   const advise = async (adapters: 'none' | 'software'): Promise<void> => {
     for (const line of advice(process.platform, vulkan, adapters)) await say('advice', line);

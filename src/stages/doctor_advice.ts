@@ -4,8 +4,10 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 export interface VulkanFindings {
   /** Path of libvulkan.so.1. */
   loader?: string;
-  /** Names of the driver manifests. */
+  /** The driver manifests that the loader reads: names of those in its own folders, paths of those that variables name. */
   drivers: string[];
+  /** The environment variable that names the only drivers there are to the loader, if one is set. */
+  only?: string;
   /** The kernel's part of NVIDIA's driver is there. */
   nvidia: boolean;
   /** ID and VERSION_ID of /etc/os-release. */
@@ -18,7 +20,13 @@ const LIBRARIES = ['/usr/lib', '/lib', '/usr/local/lib'].flatMap((folder) =>
 );
 const MANIFESTS = ['/etc/vulkan/icd.d', '/usr/share/vulkan/icd.d', '/usr/local/share/vulkan/icd.d'];
 
-export function findVulkan(root = ''): VulkanFindings {
+/** The loader's variables: of the two that name the only drivers the first that is set counts, and leaves no room for more of them. */
+const ONLY = ['VK_DRIVER_FILES', 'VK_ICD_FILENAMES'];
+const MORE = 'VK_ADD_DRIVER_FILES';
+const isManifest = (name: string): boolean => name.endsWith('.json');
+
+/** Looks at the machine whose root folder this is, under these environment variables. */
+export function findVulkan(root = '', env: NodeJS.ProcessEnv = process.env): VulkanFindings {
   const read = (path: string): string => {
     try {
       return readFileSync(root + path, 'utf8');
@@ -33,13 +41,19 @@ export function findVulkan(root = ''): VulkanFindings {
       return [];
     }
   };
+  /** Manifests and folders of them, as the variables list them. */
+  const listed = (paths: string): string[] =>
+    paths
+      .split(':')
+      .flatMap((path) => (isManifest(path) ? [path] : list(path).filter(isManifest).map((name) => `${path}/${name}`)))
+      .filter((path) => existsSync(root + path));
+  const only = ONLY.find((name) => env[name] !== undefined);
   const release = read('/etc/os-release');
   const field = (name: string): string => new RegExp(`^${name}="?([^"\n]*)"?$`, 'm').exec(release)?.[1] ?? '';
   return {
     loader: LIBRARIES.map((folder) => `${folder}/libvulkan.so.1`).find((path) => existsSync(root + path)),
-    drivers: MANIFESTS.flatMap(list)
-      .filter((name) => name.endsWith('.json'))
-      .sort(),
+    drivers: only ? listed(env[only]!) : [...listed(env[MORE] ?? ''), ...MANIFESTS.flatMap(list).filter(isManifest).sort()],
+    only,
     nvidia: existsSync(`${root}/dev/nvidiactl`) || existsSync(`${root}/proc/driver/nvidia/version`),
     system: field('ID'),
     version: field('VERSION_ID'),
@@ -52,7 +66,10 @@ export function advice(platform: string, found: VulkanFindings, adapters: 'none'
     return ['the system brings what is needed (Metal, D3D12): update it and its graphics driver'];
   }
   const lines: string[] = [];
-  if (found.nvidia && !found.drivers.some((name) => name.includes('nvidia'))) {
+  const others = found.nvidia && !found.drivers.some((name) => name.includes('nvidia'));
+  if (found.only && (others || adapters === 'none')) {
+    lines.push(`the Vulkan loader looks at no other drivers than ${found.only} names: unset it to have all that are installed`);
+  } else if (others) {
     lines.push(
       "an NVIDIA GPU is here, but not the Vulkan part of its driver: install the distribution's libnvidia-gl (or " +
         'nvidia-vulkan-icd) package of the same version; in a container set NVIDIA_DRIVER_CAPABILITIES=all',

@@ -18,7 +18,7 @@ function machine(files: Record<string, string>): string {
   return root;
 }
 const told = (files: Record<string, string>, adapters: 'none' | 'software' = 'none'): string =>
-  advice('linux', findVulkan(machine(files)), adapters).join('\n');
+  advice('linux', findVulkan(machine(files), {}), adapters).join('\n');
 
 test('what is there of Vulkan is found', () => {
   const root = machine({
@@ -28,14 +28,42 @@ test('what is there of Vulkan is found', () => {
     '/etc/vulkan/icd.d/nvidia_icd.json': '{}',
     '/usr/share/vulkan/icd.d/notes.txt': '',
   });
-  assert.equal(findVulkan(root), {
+  assert.equal(findVulkan(root, {}), {
     loader: '/usr/lib/x86_64-linux-gnu/libvulkan.so.1',
     drivers: ['lvp_icd.json', 'nvidia_icd.json'],
+    only: undefined,
     nvidia: false,
     system: 'debian',
     version: '12',
   });
-  assert.equal(findVulkan(machine({})), { loader: undefined, drivers: [], nvidia: false, system: '', version: '' });
+  assert.equal(findVulkan(machine({}), {}), { loader: undefined, drivers: [], only: undefined, nvidia: false, system: '', version: '' });
+});
+
+test('drivers are listed as the loader’s environment variables name them', () => {
+  const root = machine({
+    '/usr/share/vulkan/icd.d/lvp_icd.json': '{}',
+    '/opt/mine.json': '{}',
+    '/opt/more/a.json': '{}',
+    '/opt/more/readme': '',
+    '/proc/driver/nvidia/version': '',
+  });
+  const found = (env: Record<string, string>) => {
+    const { drivers, only } = findVulkan(root, env);
+    return { drivers, only };
+  };
+  assert.equal(found({ VK_ICD_FILENAMES: '/opt/mine.json:/opt/gone.json' }), { drivers: ['/opt/mine.json'], only: 'VK_ICD_FILENAMES' });
+  assert.equal(found({ VK_ICD_FILENAMES: '/opt/mine.json', VK_DRIVER_FILES: '/opt/more', VK_ADD_DRIVER_FILES: '/opt/mine.json' }), {
+    drivers: ['/opt/more/a.json'],
+    only: 'VK_DRIVER_FILES',
+  });
+  assert.equal(found({ VK_ADD_DRIVER_FILES: '/opt/mine.json:/opt/more' }), { drivers: ['/opt/mine.json', '/opt/more/a.json', 'lvp_icd.json'], only: undefined });
+  assert.equal(found({ VK_DRIVER_FILES: '' }), { drivers: [], only: 'VK_DRIVER_FILES' }, 'set and empty leaves none');
+
+  // Nobody is told to install what is there and only not looked at.
+  const told = advice('linux', findVulkan(root, { VK_ICD_FILENAMES: '/opt/mine.json' }), 'software').join();
+  assert.match(told, /VK_ICD_FILENAMES.*unset/);
+  assert.not.match(told, /nvidia|mesa/);
+  assert.match(advice('linux', findVulkan(root, { VK_DRIVER_FILES: '' }), 'none').join('\n'), /^[^\n]*VK_DRIVER_FILES.*unset.*\nwithout a GPU/);
 });
 
 test('each system is told what to install', () => {
