@@ -53,7 +53,7 @@ for (const file of files) {
 if (skipped) console.log(`${skipped} skipped`);
 rmSync(outdir, { recursive: true, force: true });
 console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed || passed === 0 ? 1 : 0);
+process.exit(failed || passed + skipped === 0 ? 1 : 0);
 
 function run(command, args) {
   return new Promise((resolve) => {
