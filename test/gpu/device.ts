@@ -15,6 +15,19 @@ import { download, persistent, scratch, Tensor, upload, vector } from '../../src
  */
 export async function openForTests(): Promise<void> {
   await startBackend({ boundsChecks: true });
+  const { device } = gpu();
+  if (!rewriteKernel || rewritten.has(device)) return;
+  rewritten.add(device);
+  const create = device.createShaderModule.bind(device);
+  device.createShaderModule = (descriptor) => create({ ...descriptor, code: rewriteKernel!(descriptor.code) });
+}
+
+let rewriteKernel: ((code: string) => string) | undefined;
+const rewritten = new WeakSet<GPUDevice>();
+
+/** Has the kernels of every device that `openForTests` opens from now on changed by `rewrite` before they are compiled. */
+export function rewriteKernels(rewrite: (code: string) => string): void {
+  rewriteKernel = rewrite;
 }
 
 /** Fails if the device reported an error that no test awaited, and closes it: for `test.after`. */

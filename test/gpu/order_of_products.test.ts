@@ -1,0 +1,15 @@
+// The products of GPUs, with lanes and workgroups run from behind: see order.test.ts. A file of its own, since their tests open the device first.
+process.env.RLHF_GPU_FORMS = '1';
+
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { reverseKernels } from './reversed.ts';
+
+const changed = reverseKernels();
+await import('./matmul_forms.test.ts');
+
+test('the kernels of the tests above ran from behind', () => {
+  assert.ok(changed() > 10, `${changed()} kernels`);
+});
+
+test.run();
