@@ -37,6 +37,9 @@ export async function startBackend(options: DeviceOptions = {}): Promise<Gpu> {
   return opened;
 }
 
+/** Whether this device is the one that the backend runs on, not one on paper. */
+export const isOpen = (device: GPUDevice): boolean => device === backend?.device;
+
 function tfjs(): BackendInternals {
   if (!backend) throw new Error('the backend has not been started');
   return backend;
@@ -65,7 +68,7 @@ const STORAGE = 0x80 | 0x4 | 0x8; // STORAGE | COPY_SRC | COPY_DST: what tfjs gi
 /** A device buffer from tfjs's own pool, so that `tf.memory()` counts it (but on paper, which tfjs knows nothing of). */
 export function acquireBuffer(bytes: number): GPUBuffer {
   askForBuffer(bytes);
-  if (gpu().device !== backend?.device) return gpu().device.createBuffer({ size: bytes, usage: STORAGE });
+  if (!isOpen(gpu().device)) return gpu().device.createBuffer({ size: bytes, usage: STORAGE });
   return tfjs().bufferManager.acquireBuffer(bytes, STORAGE);
 }
 

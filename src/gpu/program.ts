@@ -1,5 +1,6 @@
-import { submit } from './backend.ts';
+import { isOpen, submit } from './backend.ts';
 import { gpu, perDevice, tooLarge } from './device.ts';
+import { leaveToCollector } from './garbage.ts';
 import { Mirror, StepMirrors, written, type MirrorCopy } from './mirror.ts';
 import type { Form, Kernel } from './kernel.ts';
 import { Tensor, withScratch } from './tensor.ts';
@@ -28,6 +29,7 @@ export class Program<T = unknown> {
   changes: readonly GPUBuffer[] = [];
   /** What the recorded function returned: usually the tensors to upload to and to read. */
   result!: T;
+  private readonly onDevice = isOpen(gpu().device);
 
   /** Waits until every pipeline is compiled; must be called before the first run. */
   async ready(progress?: (done: number, all: number) => void): Promise<this> {
@@ -39,6 +41,14 @@ export class Program<T = unknown> {
 
   get dispatches(): number {
     return this.commands.length;
+  }
+
+  /** Gives up what the step holds, except the tensors that others know: it must not run again. */
+  discard(): void {
+    const groups = this.commands.reduce((sum, { kind }) => sum + Number(kind === 'dispatch'), 0);
+    this.commands.length = 0;
+    this.mirrored = this.changes = [];
+    if (this.onDevice) leaveToCollector(groups);
   }
 
   /** Submits the step. Returns at once; the device works on it. */
@@ -75,6 +85,11 @@ export class Program<T = unknown> {
 }
 
 let recording: Program | undefined;
+let launched = 0;
+
+/** Dispatches that have been recorded so far, on any device and on paper. */
+export const launches = (): number => launched;
+
 let mirrors: StepMirrors | undefined;
 
 /** Runs `build`, whose kernel launches become a Program; no work reaches the device yet. */
@@ -160,6 +175,7 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
   const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
   if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
   recording.commands.push({ kind: 'dispatch', kernel: form, group, x, y, z });
+  launched++;
   for (const binding of form.writes) mirrors!.overwritten((tensors[binding] as Tensor).buffer);
 }
 

@@ -67,7 +67,9 @@ export class Generator {
   private readonly settings = vector(SAMPLER_SETTINGS_LENGTH);
   private readonly steps = new Map<number, Promise<Program<{ rows: Tensor }>>>();
   private readonly prefills = new Recent<Promise<Program<{ input: BatchTensors; slots: Tensor; rows: Tensor }>>>(MOST_PASSES,
-    (program) => void program.then(({ result: { input, slots, rows } }) => {
+    (made) => void made.then((program) => {
+      const { input, slots, rows } = program.result;
+      program.discard();
       input.dispose();
       destroy(slots, rows);
     }));
@@ -125,9 +127,14 @@ export class Generator {
     void this.step(rowsFor(prompts.length, this.options.slots));
   }
 
-  /** Frees the caches. */
+  /** Frees what it has on the device, once what has been submitted is done with it. */
   dispose(): void {
-    this.caches.forEach(freeCache);
+    const { caches, settings, steps, prefills, copying, decode: { state, limits, ends, drawn } } = this;
+    caches.forEach(freeCache);
+    destroy(settings, state, limits, ends, drawn);
+    prefills.clear();
+    for (const step of steps.values()) void step.then((program) => free(program, program.result.rows));
+    void copying?.then((program) => free(program, program.result));
   }
 
   /** Submits a few decoding steps of the slots that may go on; nothing where no slot may. */
@@ -288,6 +295,11 @@ export class Generator {
   }
 }
 
+function free(program: Program<unknown>, tensor: Tensor): void {
+  program.discard();
+  destroy(tensor);
+}
+
 /**
  * Continues a stream of requests with caches as long as they need: a request that is longer than those before waits until
  * they have ended and gets larger caches. Responses come in the order in which they end; none depends on the others.
@@ -304,8 +316,11 @@ export async function* generate(decoder: Decoder, requests: AsyncIterable<Reques
     const fitting = async function* (): AsyncGenerator<Request> {
       for (; !next.done && need(next.value) <= length; next = await source.next()) yield next.value;
     };
-    yield* generator.run(fitting(), settings);
-    generator.dispose();
+    try {
+      yield* generator.run(fitting(), settings);
+    } finally {
+      generator.dispose();
+    }
   }
 }
 

@@ -67,7 +67,8 @@ export class Passes<Extra = unknown> {
     return pass;
   }
 
-  private dispose({ input, stats, scores, gradient, extra }: Pass<Extra>): void {
+  private dispose({ program, input, stats, scores, gradient, extra }: Pass<Extra>): void {
+    program.discard();
     if (input !== this.inputs) input.dispose();
     const own = extra && typeof extra === 'object' ? Object.values(extra).filter((value) => value instanceof Tensor) : [];
     destroy(stats, scores, gradient, ...own);

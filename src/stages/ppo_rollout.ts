@@ -53,7 +53,10 @@ interface Tensors {
 /** Per-token rewards with the KL penalty, advantages and returns of a batch of episodes (pipeline steps 4 and 5), on the device. */
 export class Advantages {
   private readonly settings = vector(PPO_SETTINGS_LENGTH);
-  private readonly made = new Recent<Promise<Program<Tensors>>>(MOST_PASSES, (program) => void program.then(({ result }) => destroy(...Object.values(result))));
+  private readonly made = new Recent<Promise<Program<Tensors>>>(MOST_PASSES, (made) => void made.then((program) => {
+    program.discard();
+    destroy(...Object.values(program.result));
+  }));
 
   constructor(private readonly whitenRewards: boolean) {}
 
