@@ -11,7 +11,7 @@ export function outputError(error: unknown, path: string): unknown {
   switch (code) {
     case 'ENOSPC':
     case 'EDQUOT':
-      return new RunError(`${where}: the disk is full`, 'free some space, then run again with --resume');
+      return new RunError(`${where}: the disk is full`, 'free some space, then run again (a training run with --resume)');
     case 'EACCES':
     case 'EPERM':
       return new RunError(`${where}: permission denied, cannot write there`);
