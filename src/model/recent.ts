@@ -2,10 +2,11 @@ import { perDevice } from '../gpu/device.ts';
 import { launches } from '../gpu/program.ts';
 
 /**
- * Dispatches of all recorded steps that are kept on a device: each holds a bind group, 5 KB and a mapping on Mesa's software driver (see
- * gpu/garbage.ts). Enough for the small models' passes of every kind and shape; of GPT-2's size, for some 50 training passes.
+ * Dispatches of all recorded steps that are kept on a device: each holds a bind group, which takes 5 KB and a mapping on Mesa's software driver
+ * (gpu/garbage.ts). Small models' passes of all kinds and shapes fit; of 30 layers' training passes, some 30: recording one
+ * again takes a small part of the time that such a pass runs.
  */
-export const MOST_DISPATCHES = 16384;
+export const MOST_DISPATCHES = 24576;
 /** The last steps stay however large they are: they may be about to run. */
 const AT_LEAST = 8;
 
