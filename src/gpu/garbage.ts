@@ -5,6 +5,7 @@ import { runInNewContext } from 'node:vm';
 const MOST_WAITING = 8192;
 let waiting = 0;
 let collect: (() => void) | undefined;
+let asked = false;
 
 /**
  * Tells that so many bind groups are no longer referred to. WebGPU has no way to destroy one: it goes when its object is collected. V8 sees a few
@@ -15,9 +16,10 @@ export function leaveToCollector(groups: number): void {
   waiting += groups;
   if (waiting < MOST_WAITING) return;
   waiting = 0;
-  if (!collect) {
-    setFlagsFromString('--expose-gc');
-    collect = runInNewContext('gc') as () => void;
+  if (!asked) {
+    asked = true;
+    setFlagsFromString('--expose-gc'); // seen by contexts made from now on
+    collect = runInNewContext('globalThis.gc') as (() => void) | undefined;
   }
-  collect();
+  collect?.();
 }
