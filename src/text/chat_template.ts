@@ -1,4 +1,4 @@
-import { Template } from '@huggingface/jinja';
+import { Template } from './python_jinja.ts';
 
 /** One turn of a conversation. */
 export interface Message {
