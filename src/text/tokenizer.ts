@@ -295,8 +295,12 @@ function templateOf(config: Json): string | undefined {
   const template = config.chat_template;
   if (template === undefined || template === null) return undefined;
   if (typeof template === 'string') return template;
-  if (Array.isArray(template)) {
-    const named = template.filter((entry) => isObject(entry) && typeof entry.template === 'string');
+  // Several templates by name: a list, or an object in files of transformers 5.
+  const list: unknown[] | undefined = isObject(template)
+    ? Object.entries(template).map(([name, text]) => ({ name, template: text }))
+    : Array.isArray(template) ? template : undefined;
+  if (list) {
+    const named = list.filter((entry): entry is Json => isObject(entry) && typeof entry.template === 'string');
     const chosen = named.find((entry) => entry.name === 'default') ?? (named.length === 1 ? named[0] : undefined);
     if (chosen) return chosen.template as string;
   }

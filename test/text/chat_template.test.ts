@@ -132,4 +132,19 @@ test("Llama 2's template keeps a system message that is empty or a zero", () => 
   assert.is(template.render([{ role: 'user', content: '' }]), '');
 });
 
+test('line ends of a template written on Windows are line feeds', () => {
+  const template = new ChatTemplate("{% for m in messages %}\r\n{{ '<' + m.content + '\r\n>' }}\r\n{% endfor %}\r\nend\r\n");
+  assert.is(template.render([{ role: 'user', content: 'a\r\n' }]), '<a\r\n\n>\nend');
+});
+
+test('of several named templates the default is taken, whether they are a list or an object', () => {
+  const [one, two] = ['one', 'two'].map((text) => `${text}: {{ messages[0].content }}`);
+  const read = (templates: unknown) =>
+    Tokenizer.fromJson(JSON.parse(tokenizers.get('chatml')!.files.get('tokenizer.json')!), { eos_token: '<|im_end|>', chat_template: templates })
+      .renderChat([{ role: 'user', content: 'hi' }]);
+  assert.is(read([{ name: 'tool_use', template: one }, { name: 'default', template: two }]), 'two: hi');
+  assert.is(read({ tool_use: one, default: two }), 'two: hi');
+  assert.throws(() => read({ tool_use: one, rag: two }), /"default"/);
+});
+
 test.run();
