@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
-import { tensorPlan, type Head, type PlannedTensor } from '../model/config.ts';
+import { tensorPlan, type Head, type ModelConfig, type PlannedTensor } from '../model/config.ts';
 import { parseJsonObject, readJsonObject, show } from './json.ts';
 import { holdsModel, openModel, readAdapterConfig, type ModelFolder } from './model_folder.ts';
 import { checkFinite, openSafetensors, type TensorSource } from './safetensors.ts';
@@ -37,17 +37,28 @@ export interface AdapterFolder {
   rewardBias?: number;
   rewardGain?: number;
   /** Checks that every tensor has its place in a model and the shape that it needs there. */
-  check(plan: readonly PlannedTensor[]): void;
-  /** The update of a planned matrix, or undefined where it has none. */
+  check(plan: readonly PlannedTensor[], config: ModelConfig): void;
+  /** The update of a planned matrix or embedding, or undefined where it has none. */
   update(planned: PlannedTensor): LowRankUpdate | undefined;
-  /** A head that is stored whole (modules_to_save). */
-  score?: () => Float32Array;
+  /**
+   * The values (all, or `count` from index `from` on) of a tensor that is stored whole and takes the place of the base's:
+   * modules_to_save, trained biases, embeddings and heads that PEFT saves beside their updates. Undefined where it is not.
+   */
+  whole(planned: PlannedTensor, from?: number, count?: number): Float32Array | undefined;
+  /** Whether a head of one number is among those. */
+  hasScore: boolean;
   close(): void;
 }
 
-/** The name under which PEFT stores a matrix's A or B. */
+/** The name under which PEFT stores A or B of a matrix, or of an embedding (`wte`, `wpe`, `embed_tokens`). */
 export function adapterTensorName(planned: string, part: 'A' | 'B'): string {
-  return `${PREFIX}${planned.replace(/\.weight$/, '')}.lora_${part}.weight`;
+  const module = planned.replace(/\.weight$/, '');
+  return /(^|\.)(wte|wpe|embed_tokens)$/.test(module) ? `${PREFIX}${module}.lora_embedding_${part}` : `${PREFIX}${module}.lora_${part}.weight`;
+}
+
+/** The names under which PEFT stores a tensor whole: by itself, and in a module that has an update, too. */
+export function wholeNames(planned: string): [plain: string, besideUpdate: string] {
+  return [PREFIX + planned, PREFIX + planned.replace(/(\w+)$/, 'base_layer.$1')];
 }
 
 /** PEFT's name of the head that is stored whole. */
@@ -57,9 +68,14 @@ export const ADAPTER_SCORE = `${PREFIX}score.weight`;
 export const isAdapterFolder = (dir: string): boolean =>
   existsSync(join(dir, 'adapter_config.json')) && !holdsModel(dir);
 
-/** [out, in] of a matrix, however it is stored. */
-export const outIn = ({ shape, layout }: PlannedTensor): [number, number] =>
-  layout === 'in_out' ? [shape[1]!, shape[0]!] : [shape[0]!, shape[1]!];
+/** [out, in] of a matrix or embedding, however it is stored. */
+export const outIn = (planned: PlannedTensor): [number, number] => {
+  const [rows, columns] = planned.shape as [number, number];
+  return inOut(planned) ? [columns, rows] : [rows, columns];
+};
+
+/** A row is what one input leads to: Conv1D's matrices, and embeddings, whose inputs are ids. */
+const inOut = ({ kind, layout }: PlannedTensor): boolean => layout === 'in_out' || kind === 'embedding';
 
 /**
  * Opens an adapter folder.
@@ -69,12 +85,12 @@ export function openAdapter(dir: string): AdapterFolder {
   const file = join(dir, 'adapter_config.json');
   const json = readAdapterConfig(dir);
   if (!json) throw new UsageError(`${dir}: has no adapter_config.json, so it is no LoRA adapter`);
-  const { alpha, rank, rootScaled, head, base } = readConfig(json, file, dir);
+  const { alphaOf, rank, rootScaled, head, base } = readConfig(json, file, dir);
   if (!existsSync(join(dir, ADAPTER_WEIGHTS))) throw new UsageError(`${dir}: has no ${ADAPTER_WEIGHTS}`);
   const source = openSafetensors(join(dir, ADAPTER_WEIGHTS));
   try {
-    const read = (name: string): Float32Array => {
-      const values = source.read(name);
+    const read = (name: string, from?: number, count?: number): Float32Array => {
+      const values = source.read(name, from, count);
       checkFinite(values, name, source.path);
       return values;
     };
@@ -83,7 +99,7 @@ export function openAdapter(dir: string): AdapterFolder {
       base,
       ...(head ? { head } : {}),
       ...readReward(source),
-      check: (plan) => checkTensors(source, plan, rank),
+      check: (plan, config) => checkTensors(source, plan, rank, config),
       update(planned) {
         const name = adapterTensorName(planned.name, 'A');
         const stored = source.tensors.get(name);
@@ -91,12 +107,16 @@ export function openAdapter(dir: string): AdapterFolder {
         const own = stored.shape[0]!;
         return {
           rank: own,
-          scale: alpha / (rootScaled ? Math.sqrt(own) : own),
+          scale: alphaOf(planned.name.replace(/\.weight$/, '')) / (rootScaled ? Math.sqrt(own) : own),
           a: read(name),
           b: read(adapterTensorName(planned.name, 'B')),
         };
       },
-      ...(source.tensors.has(ADAPTER_SCORE) ? { score: () => read(ADAPTER_SCORE) } : {}),
+      whole(planned, from, count) {
+        const name = wholeNames(planned.name).find((candidate) => source.tensors.has(candidate));
+        return name === undefined ? undefined : read(name, from, count);
+      },
+      hasScore: source.tensors.has(ADAPTER_SCORE),
       close: () => source.close(),
     };
   } catch (error) {
@@ -112,7 +132,6 @@ function readConfig(json: Json, file: string, dir: string) {
     if (value !== undefined && value !== null && !plain(value)) throw fail(key, `${show(value)} is not supported`);
   };
   const isFalse = (value: unknown): boolean => value === false;
-  const isEmpty = (value: unknown): boolean => typeof value === 'object' && Object.keys(value!).length === 0;
   if (json['peft_type'] !== 'LORA') throw fail('peft_type', `${show(json['peft_type'])} is not supported (supported: LORA)`);
   const positive = (key: string): number => {
     const value = json[key];
@@ -121,10 +140,9 @@ function readConfig(json: Json, file: string, dir: string) {
     }
     return value;
   };
-  refuse('bias', (value) => value === 'none');
+  refuse('bias', (value) => value === 'none' || value === 'all' || value === 'lora_only');
   refuse('use_dora', isFalse);
   refuse('lora_bias', isFalse);
-  refuse('alpha_pattern', isEmpty);
   refuse('layer_replication', () => false);
   refuse('init_lora_weights', (value) => typeof value === 'boolean' || (typeof value === 'string' && !CHANGES_BASE.test(value)));
   refuse('use_rslora', (value) => typeof value === 'boolean');
@@ -134,7 +152,22 @@ function readConfig(json: Json, file: string, dir: string) {
   }
   const head: Head | undefined = task === 'CAUSAL_LM' ? 'lm' : task === 'SEQ_CLS' ? 'reward' : undefined;
   const rank = positive('r');
-  return { rank, alpha: positive('lora_alpha'), rootScaled: json['use_rslora'] === true, head, base: findBase(json, file, dir) };
+  return { rank, alphaOf: readAlphas(json, positive('lora_alpha'), fail), rootScaled: json['use_rslora'] === true, head, base: findBase(json, file, dir) };
+}
+
+/** alpha of a module by its name in the base model: alpha_pattern's first pattern that its end matches, else lora_alpha. */
+function readAlphas(json: Json, alpha: number, fail: (key: string, what: string) => UsageError): (module: string) => number {
+  const given = json['alpha_pattern'] ?? {};
+  if (typeof given !== 'object' || Array.isArray(given)) throw fail('alpha_pattern', `must be an object, but is ${show(given)}`);
+  const patterns = Object.entries(given as Json).map(([key, value]) => {
+    if (typeof value !== 'number' || !(value > 0)) throw fail('alpha_pattern', `${show(key)} must have a positive number, but has ${show(value)}`);
+    try {
+      return { pattern: new RegExp(`^(.*\\.)?(${key})$`), value };
+    } catch {
+      throw fail('alpha_pattern', `${show(key)} is not supported as a pattern`);
+    }
+  });
+  return (module) => patterns.find(({ pattern }) => pattern.test(module))?.value ?? alpha;
 }
 
 /** The base folder as it is named, from the current folder or else from the adapter's. */
@@ -165,7 +198,7 @@ function readReward(source: TensorSource): { rewardBias?: number; rewardGain?: n
   return { rewardBias: rewardBias as number, rewardGain: rewardGain as number };
 }
 
-function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank: number): void {
+function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank: number, config: ModelConfig): void {
   const fail = (name: string, what: string) => new UsageError(`${source.path}: tensor ${show(name)}: ${what}`);
   const used = new Set<string>();
   const expect = (name: string, shape: number[]): void => {
@@ -175,9 +208,11 @@ function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank
     used.add(name);
   };
   for (const planned of plan) {
-    if (planned.name === 'score.weight' && source.tensors.has(ADAPTER_SCORE)) expect(ADAPTER_SCORE, planned.shape);
+    if (config.tied && planned === plan[0]) continue;
+    const whole = wholeNames(planned.name).find((name) => source.tensors.has(name));
+    if (whole !== undefined) expect(whole, planned.shape);
     const [a, b] = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')];
-    if (planned.kind !== 'matrix' || !(source.tensors.has(a) || source.tensors.has(b))) continue;
+    if (planned.kind === 'vector' || !(source.tensors.has(a) || source.tensors.has(b))) continue;
     const [out, input] = outIn(planned);
     const own = source.tensors.get(a)?.shape[0] ?? rank;
     if (own < 1) throw fail(a, 'has rank 0');
@@ -185,7 +220,10 @@ function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank
     expect(b, [out, own]);
   }
   const stray = source.names.find((name) => !used.has(name));
-  if (stray !== undefined) throw fail(stray, 'has no place in the base model');
+  if (stray !== undefined) {
+    const tied = config.tied && /\.(wte|embed_tokens|lm_head)\./.test(stray);
+    throw fail(stray, tied ? 'is not supported where embedding and output matrix are one (tie_word_embeddings)' : 'has no place in the base model');
+  }
   if (used.size === 0) throw new UsageError(`${source.path}: has no tensors`);
 }
 
@@ -201,7 +239,7 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
   let base: ModelFolder | undefined;
   try {
     base = isAdapterFolder(adapter.base) ? openAdapted(adapter.base, {}, depth + 1) : openModel(adapter.base);
-    const head = adapter.head ?? (adapter.score ? 'reward' : base.head);
+    const head = adapter.head ?? (adapter.hasScore ? 'reward' : base.head);
     if (head === 'lm' && base.head === 'reward') {
       throw new UsageError(`${dir}: is an adapter of a language model, but its base ${base.dir} is a reward model`);
     }
@@ -211,8 +249,8 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
       throw new UsageError(`${dir}: is ${names[head]}'s adapter, but ${names[kind]} is needed here`);
     }
     const plan = tensorPlan(base.config, head);
-    adapter.check(plan);
-    if (head === 'reward' && base.head === 'lm' && !adapter.score) {
+    adapter.check(plan, base.config);
+    if (head === 'reward' && base.head === 'lm' && !adapter.hasScore) {
       throw new UsageError(`${join(dir, ADAPTER_WEIGHTS)}: tensor ${show(ADAPTER_SCORE)} is missing (modules_to_save: score)`);
     }
     return merged(dir, base, adapter, head, plan);
@@ -237,9 +275,8 @@ function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: He
     read(name, from = 0, count) {
       const tensor = planned.get(name);
       if (!tensor) throw new Error(`${name} is no tensor of this model`);
-      if (name === 'score.weight' && adapter.score) return adapter.score().subarray(from, count && from + count);
-      const values = base.read(name, from, count);
-      const update = tensor.kind === 'matrix' ? adapter.update(tensor) : undefined;
+      const values = adapter.whole(tensor, from, count) ?? base.read(name, from, count);
+      const update = tensor.kind === 'vector' ? undefined : adapter.update(tensor);
       if (update) {
         addUpdate(values, from, tensor, update);
         checkFinite(values, name, dir);
@@ -253,11 +290,11 @@ function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: He
   };
 }
 
-/** Adds scale·B·A (transposed for [in, out] matrices) to `values`, which begin at index `from` of the matrix. */
+/** Adds scale·B·A (transposed for [in, out] matrices and embeddings) to `values`, which begin at index `from` of the matrix. */
 export function addUpdate(values: Float32Array, from: number, planned: PlannedTensor, { rank, scale, a, b }: LowRankUpdate): void {
   const [out, input] = outIn(planned);
-  const inOut = planned.layout === 'in_out';
-  const columns = inOut ? out : input;
+  const transposed = inOut(planned);
+  const columns = transposed ? out : input;
   const row = new Float64Array(columns);
   for (let at = 0; at < values.length;) {
     const r = Math.floor((from + at) / columns);
@@ -265,9 +302,9 @@ export function addUpdate(values: Float32Array, from: number, planned: PlannedTe
     const count = Math.min(columns - first, values.length - at);
     row.fill(0);
     for (let k = 0; k < rank; k++) {
-      // Row r is an output with a row of A for each k, or (Conv1D) an input with a column of B.
-      const factor = scale * (inOut ? a[k * input + r]! : b[r * rank + k]!);
-      for (let c = first; c < first + count; c++) row[c] += factor * (inOut ? b[c * rank + k]! : a[k * input + c]!);
+      // Row r is an output with a row of A for each k, or (Conv1D, embeddings) an input with a column of B.
+      const factor = scale * (transposed ? a[k * input + r]! : b[r * rank + k]!);
+      for (let c = first; c < first + count; c++) row[c] += factor * (transposed ? b[c * rank + k]! : a[k * input + c]!);
     }
     for (let i = 0; i < count; i++) values[at + i] += row[first + i]!;
     at += count;
