@@ -86,7 +86,13 @@ export function openAdapter(dir: string): AdapterFolder {
   const json = readAdapterConfig(dir);
   if (!json) throw new UsageError(`${dir}: has no adapter_config.json, so it is no LoRA adapter`);
   const { alphaOf, rank, rootScaled, head, base } = readConfig(json, file, dir);
-  if (!existsSync(join(dir, ADAPTER_WEIGHTS))) throw new UsageError(`${dir}: has no ${ADAPTER_WEIGHTS}`);
+  if (!existsSync(join(dir, ADAPTER_WEIGHTS))) {
+    const pickled = existsSync(join(dir, 'adapter_model.bin'));
+    throw new UsageError(
+      `${dir}: has no ${ADAPTER_WEIGHTS}${pickled ? ' (adapter_model.bin is not a format that rlhf reads)' : ''}`,
+      pickled ? 'open it with PEFT and save it again with save_pretrained(DIR, safe_serialization=True)' : undefined,
+    );
+  }
   const source = openSafetensors(join(dir, ADAPTER_WEIGHTS));
   try {
     const read = (name: string, from?: number, count?: number): Float32Array => {

@@ -109,8 +109,6 @@ function gpt2Config(keys: Keys): ModelConfig {
       gelu_new: 'gelu_new',
       gelu_pytorch_tanh: 'gelu_new',
       gelu: 'gelu',
-      silu: 'silu',
-      swish: 'silu',
     }),
     gated: false,
     bias: { qkv: true, attnOut: true, mlp: true },

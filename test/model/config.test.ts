@@ -34,6 +34,13 @@ function refused(json: Json, pattern: RegExp): void {
   assert.unreachable(`accepted, but ${pattern} was due`);
 }
 
+test('an activation that the family\'s layers do not have is refused in its file', () => {
+  for (const activation_function of ['silu', 'swish', 'relu', 'quick_gelu']) {
+    refused({ ...gpt2, activation_function }, new RegExp(`activation_function: "${activation_function}" is not supported .supported: gelu_new, gelu_pytorch_tanh, gelu.`));
+  }
+  refused({ ...llama, hidden_act: 'gelu' }, /hidden_act: "gelu" is not supported .supported: silu, swish/);
+});
+
 test('missing keys have the defaults of transformers', () => {
   const g = configFromHf(gpt2, 'f');
   assert.is(g.hidden, 48);

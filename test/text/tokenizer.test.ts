@@ -80,6 +80,11 @@ test('BOS before a prompt: the class and add_bos_token, else the post-processor'
   assert.equal(prefix({}), [1]);
   assert.equal(prefix({}, null), []);
   assert.equal(prefix({ add_bos_token: true }, null), [1]);
+  // transformers 4.57 and 5.24 alike.
+  for (const tokenizer_class of ['PreTrainedTokenizerFast', 'GPT2Tokenizer', 'Qwen2TokenizerFast']) {
+    assert.equal(prefix({ tokenizer_class, add_bos_token: true }, null), []);
+    assert.equal(prefix({ tokenizer_class, add_bos_token: false }), [1]);
+  }
   assert.equal(prefix({ tokenizer_class: 'LlamaTokenizer' }, null), [1]);
   assert.equal(prefix({ tokenizer_class: 'LlamaTokenizerFast', add_bos_token: false }), []);
   assert.equal(prefix({}, { type: 'Sequence', processors: [{ type: 'ByteLevel' }, json.post_processor] }), [1]);
