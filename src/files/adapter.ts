@@ -37,7 +37,7 @@ export interface AdapterFolder {
   rewardBias?: number;
   rewardGain?: number;
   /** Checks that every tensor has its place in a model and the shape that it needs there. */
-  check(plan: readonly PlannedTensor[], config: ModelConfig): void;
+  check(plan: readonly PlannedTensor[]): void;
   /** The update of a planned matrix or embedding, or undefined where it has none. */
   update(planned: PlannedTensor): LowRankUpdate | undefined;
   /**
@@ -47,6 +47,8 @@ export interface AdapterFolder {
   whole(planned: PlannedTensor, from?: number, count?: number): Float32Array | undefined;
   /** Whether a head of one number is among those. */
   hasScore: boolean;
+  /** Whether a tied model's embedding and output matrix are no longer one with this adapter. */
+  unties(embedding: string): boolean;
   close(): void;
 }
 
@@ -105,7 +107,7 @@ export function openAdapter(dir: string): AdapterFolder {
       base,
       ...(head ? { head } : {}),
       ...readReward(source),
-      check: (plan, config) => checkTensors(source, plan, rank, config),
+      check: (plan) => checkTensors(source, plan, rank),
       update(planned) {
         const name = adapterTensorName(planned.name, 'A');
         const stored = source.tensors.get(name);
@@ -123,6 +125,7 @@ export function openAdapter(dir: string): AdapterFolder {
         return name === undefined ? undefined : read(name, from, count);
       },
       hasScore: source.tensors.has(ADAPTER_SCORE),
+      unties: (embedding) => unties(source.names, embedding, json['modules_to_save']),
       close: () => source.close(),
     };
   } catch (error) {
@@ -204,7 +207,18 @@ function readReward(source: TensorSource): { rewardBias?: number; rewardGain?: n
   return { rewardBias: rewardBias as number, rewardGain: rewardGain as number };
 }
 
-function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank: number, config: ModelConfig): void {
+/**
+ * PEFT changes one of two tied matrices alone: a head of its own, an updated embedding, or one that modules_to_save copies. An
+ * embedding that only lies in the file (save_embedding_layers) is loaded into the matrix that both share.
+ */
+function unties(names: readonly string[], embedding: string, saved: unknown): boolean {
+  if (names.some((name) => name.startsWith(`${PREFIX}lm_head.`))) return true;
+  if (names.includes(adapterTensorName(embedding, 'A'))) return true;
+  const module = embedding.replace(/\.weight$/, '');
+  return names.includes(wholeNames(embedding)[0]) && Array.isArray(saved) && saved.some((name) => typeof name === 'string' && module.endsWith(name));
+}
+
+function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank: number): void {
   const fail = (name: string, what: string) => new UsageError(`${source.path}: tensor ${show(name)}: ${what}`);
   const used = new Set<string>();
   const expect = (name: string, shape: number[]): void => {
@@ -214,7 +228,6 @@ function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank
     used.add(name);
   };
   for (const planned of plan) {
-    if (config.tied && planned === plan[0]) continue;
     const whole = wholeNames(planned.name).find((name) => source.tensors.has(name));
     if (whole !== undefined) expect(whole, planned.shape);
     const [a, b] = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')];
@@ -226,10 +239,7 @@ function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank
     expect(b, [out, own]);
   }
   const stray = source.names.find((name) => !used.has(name));
-  if (stray !== undefined) {
-    const tied = config.tied && /\.(wte|embed_tokens|lm_head)\./.test(stray);
-    throw fail(stray, tied ? 'is not supported where embedding and output matrix are one (tie_word_embeddings)' : 'has no place in the base model');
-  }
+  if (stray !== undefined) throw fail(stray, 'has no place in the base model');
   if (used.size === 0) throw new UsageError(`${source.path}: has no tensors`);
 }
 
@@ -254,12 +264,14 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
       const names = { lm: 'a language model', reward: 'a reward model' };
       throw new UsageError(`${dir}: is ${names[head]}'s adapter, but ${names[kind]} is needed here`);
     }
-    const plan = tensorPlan(base.config, head);
-    adapter.check(plan, base.config);
+    const untied = head === 'lm' && base.config.tied && adapter.unties(base.plan[0]!.name);
+    const config = untied ? { ...base.config, tied: false } : base.config;
+    const plan = tensorPlan(config, head);
+    adapter.check(plan);
     if (head === 'reward' && base.head === 'lm' && !adapter.hasScore) {
       throw new UsageError(`${join(dir, ADAPTER_WEIGHTS)}: tensor ${show(ADAPTER_SCORE)} is missing (modules_to_save: score)`);
     }
-    return merged(dir, base, adapter, head, plan);
+    return merged(dir, base, adapter, head, config, plan);
   } catch (error) {
     adapter.close();
     base?.close();
@@ -267,11 +279,14 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
   }
 }
 
-function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: Head, plan: PlannedTensor[]): ModelFolder {
+function merged(
+  dir: string, base: ModelFolder, adapter: AdapterFolder, head: Head, config: ModelConfig, plan: PlannedTensor[],
+): ModelFolder {
+  const stored = new Set(base.plan.map(({ name }) => name));
   const planned = new Map(plan.map((tensor) => [tensor.name, tensor]));
   return {
     dir,
-    config: base.config,
+    config,
     head,
     rewardBias: adapter.rewardBias ?? (base.head === 'reward' ? base.rewardBias : 0),
     rewardGain: adapter.rewardGain ?? (base.head === 'reward' ? base.rewardGain : 1),
@@ -281,7 +296,8 @@ function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: He
     read(name, from = 0, count) {
       const tensor = planned.get(name);
       if (!tensor) throw new Error(`${name} is no tensor of this model`);
-      const values = adapter.whole(tensor, from, count) ?? base.read(name, from, count);
+      // A head that a tied base does not have begins as its embedding.
+      const values = adapter.whole(tensor, from, count) ?? base.read(stored.has(name) ? name : base.plan[0]!.name, from, count);
       const update = tensor.kind === 'vector' ? undefined : adapter.update(tensor);
       if (update) {
         addUpdate(values, from, tensor, update);

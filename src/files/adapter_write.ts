@@ -61,7 +61,11 @@ export async function writeAdapter(dir: string, given: NewAdapter): Promise<void
   }
 }
 
-function peftConfig({ config, head, base, rank, alpha, targets }: NewAdapter): Record<string, unknown> {
+function peftConfig({ config, head, base, rank, alpha, targets, tensors }: NewAdapter): Record<string, unknown> {
+  // Of a tied base PEFT must change a copy alone.
+  const copied = config.tied ? [] : tensorPlan(config, head)
+    .filter(({ name, kind }) => kind !== 'vector' && name !== 'score.weight' && tensors.has(wholeNames(name)[0])).map(({ name }) => moduleName(name));
+  const saved = [...(head === 'reward' ? ['score'] : []), ...copied];
   return {
     base_model_name_or_path: resolve(base),
     bias: 'none',
@@ -70,13 +74,16 @@ function peftConfig({ config, head, base, rank, alpha, targets }: NewAdapter): R
     init_lora_weights: true,
     lora_alpha: alpha,
     lora_dropout: 0,
-    modules_to_save: head === 'reward' ? ['score'] : null,
+    modules_to_save: saved.length ? saved : null,
     peft_type: 'LORA',
     r: rank,
     target_modules: [...targets],
     task_type: head === 'reward' ? 'SEQ_CLS' : 'CAUSAL_LM',
   };
 }
+
+/** The last two parts of a module's name, which tell it from the others of its layer. */
+const moduleName = (tensor: string): string => tensor.replace(/\.weight$/, '').split('.').slice(-2).join('.');
 
 /** The shape of every tensor, from the model's plan and the number of values. */
 function adapterShapes(config: ModelConfig, head: Head, tensors: ReadonlyMap<string, Float32Array>): Map<string, number[]> {
@@ -138,7 +145,7 @@ function stack(above: NewAdapter, below: AdapterFolder): NewAdapter {
     if (upperA && upperB) put(lowerRank, above.rank, above.alpha / above.rank, upperA, upperB);
     tensors.set(names[0], a);
     tensors.set(names[1], b);
-    modules.add(planned.name.replace(/\.weight$/, '').split('.').slice(-2).join('.'));
+    modules.add(moduleName(planned.name));
   }
   for (const { name, ...planned } of plan) {
     const upper = wholeNames(name).map((whole) => above.tensors.get(whole)).find((values) => values);

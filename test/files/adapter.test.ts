@@ -197,8 +197,8 @@ test('tensors must fit the base', async () => {
   const cases: [Record<string, number[]>, string, number?][] = [
     [{ [a]: [2, 40], [b]: [40, 2] }, 'shape [20,2], found [40,2]'],
     [{ [a]: [2, 40] }, `"${b}" is missing`],
-    [{ [a]: [2, 40], [b]: [20, 2], 'base_model.model.lm_head.lora_A.weight': [2, 40] }, 'lm_head.lora_A.weight": is not supported where embedding'],
-    [{ [a]: [2, 40], [b]: [20, 2], 'base_model.model.model.embed_tokens.weight': [1, 40] }, 'embed_tokens.weight": is not supported where embedding'],
+    [{ [a]: [2, 40], [b]: [20, 2], 'base_model.model.lm_head.lora_A.weight': [2, 40] }, 'lm_head.lora_B.weight" is missing'],
+    [{ [a]: [2, 40], [b]: [20, 2], 'base_model.model.model.embed_tokens.weight': [1, 40] }, 'embed_tokens.weight": the base model asks for shape'],
     [{ [a]: [2, 40], [b]: [20, 2], 'base_model.model.model.norm.bias': [40] }, 'norm.bias": has no place'],
     [{ [a]: [2, 40], [b]: [20, 2], 'base_model.model.model.norm.weight': [41] }, 'shape [40], found [41]'],
     [{ [a]: [0, 40], [b]: [20, 0] }, 'has rank 0'],
@@ -291,6 +291,48 @@ test('tensors stored whole take the place of the base\'s, and stay with an adapt
   // PEFT looks for what it must load into a module with an update below base_layer.
   const names = openSafetensors(join(second, 'adapter_model.safetensors')).names;
   assert.ok(names.includes('base_model.model.model.layers.0.self_attn.k_proj.base_layer.bias'), names.join());
+  plain.close();
+});
+
+test('an adapter that changes one of two tied matrices unties them, as in PEFT', async () => {
+  const base = join(MODELS, 'llama-tiny');
+  const plain = openModel(base);
+  assert.ok(plain.config.tied);
+  const { name, shape } = plain.plan[0]!;
+  const [embedding, old] = [seeded(5).normals(shape[0]! * shape[1]!), plain.read(name)];
+  const [rows, width] = shape as [number, number];
+  const updates = (part: string, input: number, out: number): [string, Float32Array][] =>
+    [['A', 2 * input], ['B', 2 * out]].map(([ab, n]) => [`base_model.model.${part}${ab}`, seeded(6).normals(n as number)]);
+  const head = updates('lm_head.lora_', width, rows).map(([key, values]): [string, Float32Array] => [`${key}.weight`, values]);
+  const wholeEmbedding: [string, Float32Array] = [`base_model.model.${name}`, embedding];
+  const cases: [[string, Float32Array][], string[] | null, boolean, 'new' | 'old' | 'other', 'new' | 'old' | 'other'][] = [
+    [[wholeEmbedding], ['embed_tokens'], false, 'new', 'old'],
+    [[['base_model.model.lm_head.weight', embedding]], ['lm_head'], false, 'old', 'new'],
+    [head, null, false, 'old', 'other'],
+    [updates(`${name.replace('.weight', '')}.lora_embedding_`, rows, width), null, false, 'other', 'old'],
+    // save_embedding_layers alone: the one matrix that both are.
+    [[wholeEmbedding], null, true, 'new', 'new'],
+  ];
+  for (const [tensors, saved, tied, input, output] of cases) {
+    const out = fresh();
+    const adapter = randomAdapter(base, ['v_proj'], 2, 2, 1);
+    for (const [key, values] of tensors) (adapter.tensors as Map<string, Float32Array>).set(key, values);
+    await writeAdapter(out, { ...adapter, config: { ...adapter.config, tied: false } });
+    edit(out, (json) => (json['modules_to_save'] = saved));
+    const second = fresh();
+    const first = openModel(out);
+    await writeAdapter(second, { ...randomAdapter(out, ['k_proj'], 2, 2, 2), config: first.config, base: out });
+    for (const model of [first, openModel(second)]) {
+      const message = `${tensors[0]![0]} in ${model.dir}`;
+      assert.is(model.config.tied, tied, message);
+      const [embed, unembed] = [model.read(name), tied ? model.read(name) : model.read('lm_head.weight')];
+      for (const [found, due] of [[embed, input], [unembed, output]] as const) {
+        const same = (wanted: Float32Array): boolean => found.every((x, i) => x === wanted[i]);
+        assert.equal([same(embedding), same(old)], [due === 'new', due === 'old'], message);
+      }
+      model.close();
+    }
+  }
   plain.close();
 });
 
