@@ -3,19 +3,16 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { tensorPlan, type Head, type ModelConfig, type PlannedTensor } from '../model/config.ts';
+import { readPeftConfig } from './adapter_config.ts';
 import { parseJsonObject, readJsonObject, show } from './json.ts';
 import { holdsModel, openModel, readAdapterConfig, type ModelFolder } from './model_folder.ts';
 import { checkFinite, openSafetensors, type TensorSource } from './safetensors.ts';
-
-type Json = Record<string, unknown>;
 
 /** The file of an adapter folder that holds its tensors. */
 export const ADAPTER_WEIGHTS = 'adapter_model.safetensors';
 const PREFIX = 'base_model.model.';
 /** An adapter on an adapter on … a model: more than this is a circle. */
 export const MAX_CHAIN = 8;
-/** These start from weights taken out of the base model, which adapter_model.safetensors alone does not tell. */
-const CHANGES_BASE = /^(pissa|olora|corda|loftq)/;
 
 /** The low-rank update of one matrix: W [out, in] += scale · B · A. */
 export interface LowRankUpdate {
@@ -87,7 +84,7 @@ export function openAdapter(dir: string): AdapterFolder {
   const file = join(dir, 'adapter_config.json');
   const json = readAdapterConfig(dir);
   if (!json) throw new UsageError(`${dir}: has no adapter_config.json, so it is no LoRA adapter`);
-  const { alphaOf, rank, rootScaled, head, base } = readConfig(json, file, dir);
+  const { alphaOf, rank, rootScaled, head, base } = readPeftConfig(json, file, dir);
   if (!existsSync(join(dir, ADAPTER_WEIGHTS))) {
     const pickled = existsSync(join(dir, 'adapter_model.bin'));
     throw new UsageError(
@@ -132,67 +129,6 @@ export function openAdapter(dir: string): AdapterFolder {
     source.close();
     throw error;
   }
-}
-
-function readConfig(json: Json, file: string, dir: string) {
-  const fail = (key: string, what: string) => new UsageError(`${file}: ${key}: ${what}`);
-  const refuse = (key: string, plain: (value: unknown) => boolean): void => {
-    const value = json[key];
-    if (value !== undefined && value !== null && !plain(value)) throw fail(key, `${show(value)} is not supported`);
-  };
-  const isFalse = (value: unknown): boolean => value === false;
-  if (json['peft_type'] !== 'LORA') throw fail('peft_type', `${show(json['peft_type'])} is not supported (supported: LORA)`);
-  const positive = (key: string): number => {
-    const value = json[key];
-    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
-      throw fail(key, `must be a positive number, but is ${show(value)}`);
-    }
-    return value;
-  };
-  refuse('bias', (value) => value === 'none' || value === 'all' || value === 'lora_only');
-  refuse('use_dora', isFalse);
-  refuse('lora_bias', isFalse);
-  refuse('layer_replication', () => false);
-  refuse('init_lora_weights', (value) => typeof value === 'boolean' || (typeof value === 'string' && !CHANGES_BASE.test(value)));
-  refuse('use_rslora', (value) => typeof value === 'boolean');
-  const task = json['task_type'];
-  if (task !== undefined && task !== null && task !== 'CAUSAL_LM' && task !== 'SEQ_CLS') {
-    throw fail('task_type', `${show(task)} is not supported (supported: CAUSAL_LM, SEQ_CLS)`);
-  }
-  const head: Head | undefined = task === 'CAUSAL_LM' ? 'lm' : task === 'SEQ_CLS' ? 'reward' : undefined;
-  const rank = positive('r');
-  return { rank, alphaOf: readAlphas(json, positive('lora_alpha'), fail), rootScaled: json['use_rslora'] === true, head, base: findBase(json, file, dir) };
-}
-
-/** alpha of a module by its name in the base model: alpha_pattern's first pattern that its end matches, else lora_alpha. */
-function readAlphas(json: Json, alpha: number, fail: (key: string, what: string) => UsageError): (module: string) => number {
-  const given = json['alpha_pattern'] ?? {};
-  if (typeof given !== 'object' || Array.isArray(given)) throw fail('alpha_pattern', `must be an object, but is ${show(given)}`);
-  const patterns = Object.entries(given as Json).map(([key, value]) => {
-    if (typeof value !== 'number' || !(value > 0)) throw fail('alpha_pattern', `${show(key)} must have a positive number, but has ${show(value)}`);
-    try {
-      return { pattern: new RegExp(`^(.*\\.)?(${key})$`), value };
-    } catch {
-      throw fail('alpha_pattern', `${show(key)} is not supported as a pattern`);
-    }
-  });
-  return (module) => patterns.find(({ pattern }) => pattern.test(module))?.value ?? alpha;
-}
-
-/** The base folder as it is named, from the current folder or else from the adapter's. */
-function findBase(json: Json, file: string, dir: string): string {
-  const name = json['base_model_name_or_path'];
-  if (typeof name !== 'string' || name === '') {
-    throw new UsageError(`${file}: base_model_name_or_path: must name a model folder, but is ${show(name)}`);
-  }
-  const found = [name, join(dir, name)].find((path) => existsSync(path));
-  if (found === undefined) {
-    throw new UsageError(
-      `${file}: base_model_name_or_path: no such folder: ${show(name)}`,
-      'write the path of the base model there; none is downloaded',
-    );
-  }
-  return found;
 }
 
 /** Reward bias and gain, which PEFT's files have no place for, lie in the weights' metadata. */
