@@ -23,6 +23,8 @@ interface AddedToken {
 /** No published tokenizer comes near: Gemma's has 2^18 entries. */
 const MAX_ID = 2 ** 22;
 const MAX_NESTING = 16;
+/** Stands for characters that have no entry: a noncharacter, which none has. */
+const NO_ENTRY = '\u{10ffff}';
 /** \w of Rust's regular expressions, within a class. */
 const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d';
 
@@ -51,7 +53,7 @@ export function describeTokenizer(json: unknown, extraTokens: Json = {}): Tokeni
     throw new Error(`model.unk_token ${show(model.unk_token)} is not in model.vocab`);
   }
   const merges = readMerges(model.merges, ids);
-  const drop = dropUnknown(json.pre_tokenizer, model, ids);
+  const unknown = replaceUnknown(json.pre_tokenizer, model, ids);
   const added = readAddedTokens(json.added_tokens, extraTokens, ids, tokens);
   for (const { id, content } of added) {
     ids.set(content, id);
@@ -63,10 +65,10 @@ export function describeTokenizer(json: unknown, extraTokens: Json = {}): Tokeni
   return {
     forLibrary: {
       ...json,
-      model: { ...model, type: 'BPE', merges },
+      model: { ...model, type: 'BPE', merges, ...(unknown ? { fuse_unk: false } : {}) },
       added_tokens: added,
       normalizer: json.normalizer == null ? null : rewriteNormalizer(json.normalizer, 0),
-      pre_tokenizer: drop ? { type: 'Sequence', pretokenizers: [...(preTokenizer ? [preTokenizer] : []), drop] } : preTokenizer,
+      pre_tokenizer: unknown ? { type: 'Sequence', pretokenizers: [...(preTokenizer ? [preTokenizer] : []), unknown] } : preTokenizer,
       post_processor: null,
       decoder: null,
     },
@@ -166,14 +168,16 @@ function splitAtSpaces(model: Json, ids: Map<string, number>, merges: [string, s
 
 /**
  * A character without an entry is left out where there is no unknown token, and its neighbours may then be merged: it must
- * go before BPE sees it, which the library does not do. Undefined where every byte has an entry, as in most vocabularies.
+ * go before BPE sees it, which the library does not do. With fuse_unk a run of them is one unknown token; the library joins
+ * the runs of neighbouring words, too. Undefined where there is nothing to do: every byte has an entry, as a rule.
  */
-function dropUnknown(preTokenizer: unknown, model: Json, ids: Map<string, number>): Json | undefined {
-  if (model.unk_token != null || model.byte_fallback === true) return undefined;
+function replaceUnknown(preTokenizer: unknown, model: Json, ids: Map<string, number>): Json | undefined {
+  const fused = model.unk_token != null;
+  if (model.byte_fallback === true || (fused && (model.fuse_unk !== true || preTokenizer == null || ids.has(NO_ENTRY)))) return undefined;
   const bytes = JSON.stringify(preTokenizer ?? null).includes('"ByteLevel"');
   if (bytes && BYTE_TO_CHAR.every((char) => ids.has(char))) return undefined;
   const known = [...ids.keys()].filter((token) => [...token].length === 1).map((char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
-  return { type: 'Replace', pattern: { Regex: known.length ? `[^${known.join('')}]+` : '[\\s\\S]+' }, content: '' };
+  return { type: 'Replace', pattern: { Regex: known.length ? `[^${known.join('')}]+` : '[\\s\\S]+' }, content: fused ? NO_ENTRY : '' };
 }
 
 function split(regex: string, behavior = 'Isolated', invert = false): Json {

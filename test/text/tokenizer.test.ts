@@ -180,6 +180,10 @@ test('without an unknown token a character that has no entry is left out before 
   assert.equal(tokens('Q!'), []);
   const other = Tokenizer.fromJson({ ...json, pre_tokenizer: null }, { eos_token: '<end>' });
   assert.equal(other.encode('hQ e').map((id) => other.tokenOf(id)), ['he']);
+  // Fused unknowns: one for a run, but none for those of two words (tokenizers 0.23.3).
+  const fused = Tokenizer.fromJson({ ...json, model: { ...model, vocab: { ...model.vocab, '<unk>': 6 }, unk_token: '<unk>', fuse_unk: true } }, { eos_token: '<end>' });
+  assert.equal(fused.encode('hQQe !!').map((id) => fused.tokenOf(id)), ['h', '<unk>', 'e', 'Ġ', '<unk>']);
+  assert.equal(fused.encode('Q! h').map((id) => fused.tokenOf(id)), ['<unk>', '<unk>', 'Ġ', 'h']);
 });
 
 test('a document without pre-tokenizer is cut into words without another id', () => {
