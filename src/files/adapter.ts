@@ -2,20 +2,17 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
-import { tensorPlan, type Head, type PlannedTensor } from '../model/config.ts';
+import { tensorPlan, type Head, type ModelConfig, type PlannedTensor } from '../model/config.ts';
+import { readPeftConfig } from './adapter_config.ts';
 import { parseJsonObject, readJsonObject, show } from './json.ts';
 import { holdsModel, openModel, readAdapterConfig, type ModelFolder } from './model_folder.ts';
 import { checkFinite, openSafetensors, type TensorSource } from './safetensors.ts';
-
-type Json = Record<string, unknown>;
 
 /** The file of an adapter folder that holds its tensors. */
 export const ADAPTER_WEIGHTS = 'adapter_model.safetensors';
 const PREFIX = 'base_model.model.';
 /** An adapter on an adapter on … a model: more than this is a circle. */
 export const MAX_CHAIN = 8;
-/** These start from weights taken out of the base model, which adapter_model.safetensors alone does not tell. */
-const CHANGES_BASE = /^(pissa|olora|corda|loftq)/;
 
 /** The low-rank update of one matrix: W [out, in] += scale · B · A. */
 export interface LowRankUpdate {
@@ -38,16 +35,29 @@ export interface AdapterFolder {
   rewardGain?: number;
   /** Checks that every tensor has its place in a model and the shape that it needs there. */
   check(plan: readonly PlannedTensor[]): void;
-  /** The update of a planned matrix, or undefined where it has none. */
+  /** The update of a planned matrix or embedding, or undefined where it has none. */
   update(planned: PlannedTensor): LowRankUpdate | undefined;
-  /** A head that is stored whole (modules_to_save). */
-  score?: () => Float32Array;
+  /**
+   * The values (all, or `count` from index `from` on) of a tensor that is stored whole and takes the place of the base's:
+   * modules_to_save, trained biases, embeddings and heads that PEFT saves beside their updates. Undefined where it is not.
+   */
+  whole(planned: PlannedTensor, from?: number, count?: number): Float32Array | undefined;
+  /** Whether a head of one number is among those. */
+  hasScore: boolean;
+  /** Whether a tied model's embedding and output matrix are no longer one with this adapter. */
+  unties(embedding: string): boolean;
   close(): void;
 }
 
-/** The name under which PEFT stores a matrix's A or B. */
+/** The name under which PEFT stores A or B of a matrix, or of an embedding (`wte`, `wpe`, `embed_tokens`). */
 export function adapterTensorName(planned: string, part: 'A' | 'B'): string {
-  return `${PREFIX}${planned.replace(/\.weight$/, '')}.lora_${part}.weight`;
+  const module = planned.replace(/\.weight$/, '');
+  return /(^|\.)(wte|wpe|embed_tokens)$/.test(module) ? `${PREFIX}${module}.lora_embedding_${part}` : `${PREFIX}${module}.lora_${part}.weight`;
+}
+
+/** The names under which PEFT stores a tensor whole: by itself, and in a module that has an update, too. */
+export function wholeNames(planned: string): [plain: string, besideUpdate: string] {
+  return [PREFIX + planned, PREFIX + planned.replace(/(\w+)$/, 'base_layer.$1')];
 }
 
 /** PEFT's name of the head that is stored whole. */
@@ -57,9 +67,14 @@ export const ADAPTER_SCORE = `${PREFIX}score.weight`;
 export const isAdapterFolder = (dir: string): boolean =>
   existsSync(join(dir, 'adapter_config.json')) && !holdsModel(dir);
 
-/** [out, in] of a matrix, however it is stored. */
-export const outIn = ({ shape, layout }: PlannedTensor): [number, number] =>
-  layout === 'in_out' ? [shape[1]!, shape[0]!] : [shape[0]!, shape[1]!];
+/** [out, in] of a matrix or embedding, however it is stored. */
+export const outIn = (planned: PlannedTensor): [number, number] => {
+  const [rows, columns] = planned.shape as [number, number];
+  return inOut(planned) ? [columns, rows] : [rows, columns];
+};
+
+/** A row is what one input leads to: Conv1D's matrices, and embeddings, whose inputs are ids. */
+const inOut = ({ kind, layout }: PlannedTensor): boolean => layout === 'in_out' || kind === 'embedding';
 
 /**
  * Opens an adapter folder.
@@ -69,12 +84,18 @@ export function openAdapter(dir: string): AdapterFolder {
   const file = join(dir, 'adapter_config.json');
   const json = readAdapterConfig(dir);
   if (!json) throw new UsageError(`${dir}: has no adapter_config.json, so it is no LoRA adapter`);
-  const { alpha, rank, rootScaled, head, base } = readConfig(json, file, dir);
-  if (!existsSync(join(dir, ADAPTER_WEIGHTS))) throw new UsageError(`${dir}: has no ${ADAPTER_WEIGHTS}`);
+  const { alphaOf, rank, rootScaled, head, base } = readPeftConfig(json, file, dir);
+  if (!existsSync(join(dir, ADAPTER_WEIGHTS))) {
+    const pickled = existsSync(join(dir, 'adapter_model.bin'));
+    throw new UsageError(
+      `${dir}: has no ${ADAPTER_WEIGHTS}${pickled ? ' (adapter_model.bin is not a format that rlhf reads)' : ''}`,
+      pickled ? 'open it with PEFT and save it again with save_pretrained(DIR, safe_serialization=True)' : undefined,
+    );
+  }
   const source = openSafetensors(join(dir, ADAPTER_WEIGHTS));
   try {
-    const read = (name: string): Float32Array => {
-      const values = source.read(name);
+    const read = (name: string, from?: number, count?: number): Float32Array => {
+      const values = source.read(name, from, count);
       checkFinite(values, name, source.path);
       return values;
     };
@@ -91,66 +112,23 @@ export function openAdapter(dir: string): AdapterFolder {
         const own = stored.shape[0]!;
         return {
           rank: own,
-          scale: alpha / (rootScaled ? Math.sqrt(own) : own),
+          scale: alphaOf(planned.name.replace(/\.weight$/, '')) / (rootScaled ? Math.sqrt(own) : own),
           a: read(name),
           b: read(adapterTensorName(planned.name, 'B')),
         };
       },
-      ...(source.tensors.has(ADAPTER_SCORE) ? { score: () => read(ADAPTER_SCORE) } : {}),
+      whole(planned, from, count) {
+        const name = wholeNames(planned.name).find((candidate) => source.tensors.has(candidate));
+        return name === undefined ? undefined : read(name, from, count);
+      },
+      hasScore: source.tensors.has(ADAPTER_SCORE),
+      unties: (embedding) => unties(source.names, embedding, json['modules_to_save']),
       close: () => source.close(),
     };
   } catch (error) {
     source.close();
     throw error;
   }
-}
-
-function readConfig(json: Json, file: string, dir: string) {
-  const fail = (key: string, what: string) => new UsageError(`${file}: ${key}: ${what}`);
-  const refuse = (key: string, plain: (value: unknown) => boolean): void => {
-    const value = json[key];
-    if (value !== undefined && value !== null && !plain(value)) throw fail(key, `${show(value)} is not supported`);
-  };
-  const isFalse = (value: unknown): boolean => value === false;
-  const isEmpty = (value: unknown): boolean => typeof value === 'object' && Object.keys(value!).length === 0;
-  if (json['peft_type'] !== 'LORA') throw fail('peft_type', `${show(json['peft_type'])} is not supported (supported: LORA)`);
-  const positive = (key: string): number => {
-    const value = json[key];
-    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
-      throw fail(key, `must be a positive number, but is ${show(value)}`);
-    }
-    return value;
-  };
-  refuse('bias', (value) => value === 'none');
-  refuse('use_dora', isFalse);
-  refuse('lora_bias', isFalse);
-  refuse('alpha_pattern', isEmpty);
-  refuse('layer_replication', () => false);
-  refuse('init_lora_weights', (value) => typeof value === 'boolean' || (typeof value === 'string' && !CHANGES_BASE.test(value)));
-  refuse('use_rslora', (value) => typeof value === 'boolean');
-  const task = json['task_type'];
-  if (task !== undefined && task !== null && task !== 'CAUSAL_LM' && task !== 'SEQ_CLS') {
-    throw fail('task_type', `${show(task)} is not supported (supported: CAUSAL_LM, SEQ_CLS)`);
-  }
-  const head: Head | undefined = task === 'CAUSAL_LM' ? 'lm' : task === 'SEQ_CLS' ? 'reward' : undefined;
-  const rank = positive('r');
-  return { rank, alpha: positive('lora_alpha'), rootScaled: json['use_rslora'] === true, head, base: findBase(json, file, dir) };
-}
-
-/** The base folder as it is named, from the current folder or else from the adapter's. */
-function findBase(json: Json, file: string, dir: string): string {
-  const name = json['base_model_name_or_path'];
-  if (typeof name !== 'string' || name === '') {
-    throw new UsageError(`${file}: base_model_name_or_path: must name a model folder, but is ${show(name)}`);
-  }
-  const found = [name, join(dir, name)].find((path) => existsSync(path));
-  if (found === undefined) {
-    throw new UsageError(
-      `${file}: base_model_name_or_path: no such folder: ${show(name)}`,
-      'write the path of the base model there; none is downloaded',
-    );
-  }
-  return found;
 }
 
 /** Reward bias and gain, which PEFT's files have no place for, lie in the weights' metadata. */
@@ -165,6 +143,17 @@ function readReward(source: TensorSource): { rewardBias?: number; rewardGain?: n
   return { rewardBias: rewardBias as number, rewardGain: rewardGain as number };
 }
 
+/**
+ * PEFT changes one of two tied matrices alone: a head of its own, an updated embedding, or one that modules_to_save copies. An
+ * embedding that only lies in the file (save_embedding_layers) is loaded into the matrix that both share.
+ */
+function unties(names: readonly string[], embedding: string, saved: unknown): boolean {
+  if (names.some((name) => name.startsWith(`${PREFIX}lm_head.`))) return true;
+  if (names.includes(adapterTensorName(embedding, 'A'))) return true;
+  const module = embedding.replace(/\.weight$/, '');
+  return names.includes(wholeNames(embedding)[0]) && Array.isArray(saved) && saved.some((name) => typeof name === 'string' && module.endsWith(name));
+}
+
 function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank: number): void {
   const fail = (name: string, what: string) => new UsageError(`${source.path}: tensor ${show(name)}: ${what}`);
   const used = new Set<string>();
@@ -175,9 +164,10 @@ function checkTensors(source: TensorSource, plan: readonly PlannedTensor[], rank
     used.add(name);
   };
   for (const planned of plan) {
-    if (planned.name === 'score.weight' && source.tensors.has(ADAPTER_SCORE)) expect(ADAPTER_SCORE, planned.shape);
+    const whole = wholeNames(planned.name).find((name) => source.tensors.has(name));
+    if (whole !== undefined) expect(whole, planned.shape);
     const [a, b] = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')];
-    if (planned.kind !== 'matrix' || !(source.tensors.has(a) || source.tensors.has(b))) continue;
+    if (planned.kind === 'vector' || !(source.tensors.has(a) || source.tensors.has(b))) continue;
     const [out, input] = outIn(planned);
     const own = source.tensors.get(a)?.shape[0] ?? rank;
     if (own < 1) throw fail(a, 'has rank 0');
@@ -201,7 +191,7 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
   let base: ModelFolder | undefined;
   try {
     base = isAdapterFolder(adapter.base) ? openAdapted(adapter.base, {}, depth + 1) : openModel(adapter.base);
-    const head = adapter.head ?? (adapter.score ? 'reward' : base.head);
+    const head = adapter.head ?? (adapter.hasScore ? 'reward' : base.head);
     if (head === 'lm' && base.head === 'reward') {
       throw new UsageError(`${dir}: is an adapter of a language model, but its base ${base.dir} is a reward model`);
     }
@@ -210,12 +200,14 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
       const names = { lm: 'a language model', reward: 'a reward model' };
       throw new UsageError(`${dir}: is ${names[head]}'s adapter, but ${names[kind]} is needed here`);
     }
-    const plan = tensorPlan(base.config, head);
+    const untied = head === 'lm' && base.config.tied && adapter.unties(base.plan[0]!.name);
+    const config = untied ? { ...base.config, tied: false } : base.config;
+    const plan = tensorPlan(config, head);
     adapter.check(plan);
-    if (head === 'reward' && base.head === 'lm' && !adapter.score) {
+    if (head === 'reward' && base.head === 'lm' && !adapter.hasScore) {
       throw new UsageError(`${join(dir, ADAPTER_WEIGHTS)}: tensor ${show(ADAPTER_SCORE)} is missing (modules_to_save: score)`);
     }
-    return merged(dir, base, adapter, head, plan);
+    return merged(dir, base, adapter, head, config, plan);
   } catch (error) {
     adapter.close();
     base?.close();
@@ -223,11 +215,14 @@ export function openAdapted(dir: string, options: { kind?: Head | 'any' } = {}, 
   }
 }
 
-function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: Head, plan: PlannedTensor[]): ModelFolder {
+function merged(
+  dir: string, base: ModelFolder, adapter: AdapterFolder, head: Head, config: ModelConfig, plan: PlannedTensor[],
+): ModelFolder {
+  const stored = new Set(base.plan.map(({ name }) => name));
   const planned = new Map(plan.map((tensor) => [tensor.name, tensor]));
   return {
     dir,
-    config: base.config,
+    config,
     head,
     rewardBias: adapter.rewardBias ?? (base.head === 'reward' ? base.rewardBias : 0),
     rewardGain: adapter.rewardGain ?? (base.head === 'reward' ? base.rewardGain : 1),
@@ -237,9 +232,9 @@ function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: He
     read(name, from = 0, count) {
       const tensor = planned.get(name);
       if (!tensor) throw new Error(`${name} is no tensor of this model`);
-      if (name === 'score.weight' && adapter.score) return adapter.score().subarray(from, count && from + count);
-      const values = base.read(name, from, count);
-      const update = tensor.kind === 'matrix' ? adapter.update(tensor) : undefined;
+      // A head that a tied base does not have begins as its embedding.
+      const values = adapter.whole(tensor, from, count) ?? base.read(stored.has(name) ? name : base.plan[0]!.name, from, count);
+      const update = tensor.kind === 'vector' ? undefined : adapter.update(tensor);
       if (update) {
         addUpdate(values, from, tensor, update);
         checkFinite(values, name, dir);
@@ -253,11 +248,11 @@ function merged(dir: string, base: ModelFolder, adapter: AdapterFolder, head: He
   };
 }
 
-/** Adds scale·B·A (transposed for [in, out] matrices) to `values`, which begin at index `from` of the matrix. */
+/** Adds scale·B·A (transposed for [in, out] matrices and embeddings) to `values`, which begin at index `from` of the matrix. */
 export function addUpdate(values: Float32Array, from: number, planned: PlannedTensor, { rank, scale, a, b }: LowRankUpdate): void {
   const [out, input] = outIn(planned);
-  const inOut = planned.layout === 'in_out';
-  const columns = inOut ? out : input;
+  const transposed = inOut(planned);
+  const columns = transposed ? out : input;
   const row = new Float64Array(columns);
   for (let at = 0; at < values.length;) {
     const r = Math.floor((from + at) / columns);
@@ -265,9 +260,9 @@ export function addUpdate(values: Float32Array, from: number, planned: PlannedTe
     const count = Math.min(columns - first, values.length - at);
     row.fill(0);
     for (let k = 0; k < rank; k++) {
-      // Row r is an output with a row of A for each k, or (Conv1D) an input with a column of B.
-      const factor = scale * (inOut ? a[k * input + r]! : b[r * rank + k]!);
-      for (let c = first; c < first + count; c++) row[c] += factor * (inOut ? b[c * rank + k]! : a[k * input + c]!);
+      // Row r is an output with a row of A for each k, or (Conv1D, embeddings) an input with a column of B.
+      const factor = scale * (transposed ? a[k * input + r]! : b[r * rank + k]!);
+      for (let c = first; c < first + count; c++) row[c] += factor * (transposed ? b[c * rank + k]! : a[k * input + c]!);
     }
     for (let i = 0; i < count; i++) values[at + i] += row[first + i]!;
     at += count;

@@ -4,7 +4,7 @@ import { basename, join, resolve } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { tensorPlan, type Head, type ModelConfig } from '../model/config.ts';
 import {
-  ADAPTER_SCORE, adapterTensorName, ADAPTER_WEIGHTS, isAdapterFolder, MAX_CHAIN, openAdapter, outIn, type AdapterFolder,
+  ADAPTER_SCORE, adapterTensorName, ADAPTER_WEIGHTS, isAdapterFolder, MAX_CHAIN, openAdapter, outIn, wholeNames, type AdapterFolder,
 } from './adapter.ts';
 import { asideName, outputError, releaseAside, syncPath, syncTree } from './atomic.ts';
 import { writeSafetensors } from './safetensors.ts';
@@ -19,7 +19,7 @@ export interface NewAdapter {
   alpha: number;
   /** Last parts of the names of the matrices that have an update, as PEFT's target_modules. */
   targets: readonly string[];
-  /** Values under PEFT's names: every A and B, and the head of a reward model. */
+  /** Values under PEFT's names: every A and B, the head of a reward model, and tensors that take the place of the base's. */
   tensors: ReadonlyMap<string, Float32Array>;
   rewardBias?: number;
   rewardGain?: number;
@@ -61,7 +61,11 @@ export async function writeAdapter(dir: string, given: NewAdapter): Promise<void
   }
 }
 
-function peftConfig({ config, head, base, rank, alpha, targets }: NewAdapter): Record<string, unknown> {
+function peftConfig({ config, head, base, rank, alpha, targets, tensors }: NewAdapter): Record<string, unknown> {
+  // Of a tied base PEFT must change a copy alone.
+  const copied = config.tied ? [] : tensorPlan(config, head)
+    .filter(({ name, kind }) => kind !== 'vector' && name !== 'score.weight' && tensors.has(wholeNames(name)[0])).map(({ name }) => moduleName(name));
+  const saved = [...(head === 'reward' ? ['score'] : []), ...copied];
   return {
     base_model_name_or_path: resolve(base),
     bias: 'none',
@@ -70,7 +74,7 @@ function peftConfig({ config, head, base, rank, alpha, targets }: NewAdapter): R
     init_lora_weights: true,
     lora_alpha: alpha,
     lora_dropout: 0,
-    modules_to_save: head === 'reward' ? ['score'] : null,
+    modules_to_save: saved.length ? saved : null,
     peft_type: 'LORA',
     r: rank,
     target_modules: [...targets],
@@ -78,12 +82,15 @@ function peftConfig({ config, head, base, rank, alpha, targets }: NewAdapter): R
   };
 }
 
+/** The last two parts of a module's name, which tell it from the others of its layer. */
+const moduleName = (tensor: string): string => tensor.replace(/\.weight$/, '').split('.').slice(-2).join('.');
+
 /** The shape of every tensor, from the model's plan and the number of values. */
 function adapterShapes(config: ModelConfig, head: Head, tensors: ReadonlyMap<string, Float32Array>): Map<string, number[]> {
   const shapes = new Map<string, number[]>();
   for (const planned of tensorPlan(config, head)) {
-    if (planned.name === 'score.weight') shapes.set(ADAPTER_SCORE, planned.shape);
-    if (planned.kind !== 'matrix') continue;
+    for (const name of wholeNames(planned.name)) shapes.set(name, planned.shape);
+    if (planned.kind === 'vector') continue;
     const [out, input] = outIn(planned);
     const [a, b] = [adapterTensorName(planned.name, 'A'), adapterTensorName(planned.name, 'B')];
     const rank = (tensors.get(a)?.length ?? 0) / input;
@@ -114,8 +121,11 @@ function combined(adapter: NewAdapter): NewAdapter {
 }
 
 function stack(above: NewAdapter, below: AdapterFolder): NewAdapter {
-  const plan = tensorPlan(above.config, above.head).filter(({ kind, name }) => kind === 'matrix' && name !== 'score.weight');
-  const updates = plan.map((planned) => ({ planned, lower: below.update(planned) }));
+  const plan = tensorPlan(above.config, above.head).filter(({ name }) => name !== 'score.weight');
+  // What the upper one has whole leaves nothing of the lower one's.
+  const replaced = (name: string): boolean => wholeNames(name).some((whole) => above.tensors.has(whole));
+  const updates = plan.filter(({ kind }) => kind !== 'vector')
+    .map((planned) => ({ planned, lower: replaced(planned.name) ? undefined : below.update(planned) }));
   const lowerRank = Math.max(0, ...updates.map(({ lower }) => lower?.rank ?? 0));
   const rank = lowerRank + above.rank;
   const tensors = new Map<string, Float32Array>();
@@ -135,7 +145,14 @@ function stack(above: NewAdapter, below: AdapterFolder): NewAdapter {
     if (upperA && upperB) put(lowerRank, above.rank, above.alpha / above.rank, upperA, upperB);
     tensors.set(names[0], a);
     tensors.set(names[1], b);
-    modules.add(planned.name.replace(/^.*\.(\w+\.\w+)\.weight$/, '$1'));
+    modules.add(moduleName(planned.name));
+  }
+  for (const { name, ...planned } of plan) {
+    const upper = wholeNames(name).map((whole) => above.tensors.get(whole)).find((values) => values);
+    const whole = upper ?? below.whole({ name, ...planned });
+    // PEFT looks for it below `base_layer` where the module has an update as well.
+    const updated = tensors.has(adapterTensorName(name.replace(/bias$/, 'weight'), 'A'));
+    if (whole) tensors.set(wholeNames(name)[Number(updated)], whole);
   }
   const score = above.tensors.get(ADAPTER_SCORE);
   if (score) tensors.set(ADAPTER_SCORE, score);

@@ -81,6 +81,7 @@ function modelEntries(config: ModelConfig, file: string, name: string): GgufEntr
     }
     return [...shared, f32('attention.layer_norm_epsilon', config.normEps)];
   }
+  if (ropeScaling?.kind === 'yarn') throw new UsageError(`${file}: rope_type "yarn" cannot be exported`);
   return [
     ...shared,
     u32('attention.head_count_kv', config.kvHeads),

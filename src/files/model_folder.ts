@@ -74,6 +74,8 @@ export function openModel(dir: string, { kind = 'any' }: { kind?: Head | 'any' }
     if (kind !== 'any' && kind !== head) throw wrongKind(dir, head);
     const plan = tensorPlan(config, head);
     const stored = matchTensors(source, plan, config);
+    const embedding = plan[0]!.name;
+    const twin = config.tied && head === 'lm' && source.tensors.has(HEAD) && stored.get(embedding) !== HEAD;
     return {
       dir,
       config,
@@ -88,6 +90,7 @@ export function openModel(dir: string, { kind = 'any' }: { kind?: Head | 'any' }
         if (storedName === undefined) throw new Error(`${name} is no tensor of this model`);
         const values = source.read(storedName, from, count);
         checkFinite(values, storedName, source.fileOf(storedName));
+        if (twin && name === embedding) checkTwin(values, source, from, count);
         return values;
       },
       close: () => source.close(),
@@ -96,6 +99,22 @@ export function openModel(dir: string, { kind = 'any' }: { kind?: Head | 'any' }
     source.close();
     throw error;
   }
+}
+
+const HEAD = 'lm_head.weight';
+
+/**
+ * A tied model's file may hold the embedding twice. Where the head is another matrix, transformers 4 and 5 read different
+ * models of it.
+ */
+function checkTwin(values: Float32Array, source: TensorSource, from?: number, count?: number): void {
+  const head = source.tensors.get(HEAD)!;
+  const other = head.shape.reduce((product, n) => product * n, 1) < (from ?? 0) + values.length ? undefined : source.read(HEAD, from, count ?? values.length);
+  if (other && values.every((x, i) => x === other[i])) return;
+  throw new UsageError(
+    `${source.fileOf(HEAD)}: tensor "${HEAD}" differs from the embedding, but config.json says tie_word_embeddings`,
+    'set tie_word_embeddings to false in config.json to use both, or take the tensor out of the file',
+  );
 }
 
 function checkFolder(dir: string): void {
@@ -183,7 +202,7 @@ function matchTensors(source: TensorSource, plan: PlannedTensor[], config: Model
     const bare = name.startsWith(prefix) ? name.slice(prefix.length) : name;
     const names = [name, bare];
     // Of two tied tensors a file keeps one, which may be the head.
-    if (config.tied && name === plan[0]!.name) names.push('lm_head.weight');
+    if (config.tied && name === plan[0]!.name) names.push(HEAD);
     const found = names.find((candidate) => source.tensors.has(candidate));
     if (found === undefined) throw new UsageError(`${source.path}: tensor ${show(name)} is missing`);
     const tensor = source.tensors.get(found)!;

@@ -15,6 +15,10 @@ export type Head = 'lm' | 'reward';
 /** How rotary frequencies are stretched for contexts longer than the model was first trained on. */
 export type RopeScaling =
   | { kind: 'linear'; factor: number }
+  /** Grows with a row beyond the context, which no row here is: the same as none. */
+  | { kind: 'dynamic'; factor: number }
+  /** Peng et al. 2023; `attention` multiplies cosines and sines, `truncate` takes the ramp's ends to whole channels. */
+  | { kind: 'yarn'; factor: number; originalContext: number; betaFast: number; betaSlow: number; attention: number; truncate: boolean }
   | { kind: 'llama3'; factor: number; lowFreqFactor: number; highFreqFactor: number; originalContext: number };
 
 /** One decoder, whatever its family: all that the forward pass needs to know. */
@@ -109,8 +113,6 @@ function gpt2Config(keys: Keys): ModelConfig {
       gelu_new: 'gelu_new',
       gelu_pytorch_tanh: 'gelu_new',
       gelu: 'gelu',
-      silu: 'silu',
-      swish: 'silu',
     }),
     gated: false,
     bias: { qkv: true, attnOut: true, mlp: true },
@@ -131,7 +133,7 @@ function llamaConfig(keys: Keys, family: 'llama' | 'qwen2'): ModelConfig {
   if (headDim % 2 !== 0) throw keys.fail('head_dim', `${headDim} is odd, rotary positions need pairs`);
   const layers = keys.size('num_hidden_layers', 1024);
   const context = keys.size('max_position_embeddings', 2 ** 24);
-  const rope = keys.rope();
+  const rope = keys.rope(context);
   if (family === 'qwen2') refuseSlidingWindow(keys, layers, context);
   const attentionBias = family === 'llama' && keys.flag('attention_bias', false);
   const mlpBias = family === 'llama' && keys.flag('mlp_bias', false);
@@ -240,7 +242,7 @@ class Keys {
   }
 
   /** Rotary base and scaling: `rope_theta` and `rope_scaling`, or both in `rope_parameters` (newer files). */
-  rope(): Pick<ModelConfig, 'ropeTheta' | 'ropeScaling'> {
+  rope(context: number): Pick<ModelConfig, 'ropeTheta' | 'ropeScaling'> {
     const key = this.json['rope_parameters'] ? 'rope_parameters' : 'rope_scaling';
     const scaling = this.json[key] ?? {};
     if (typeof scaling !== 'object' || Array.isArray(scaling)) {
@@ -253,9 +255,10 @@ class Keys {
     const kind = rope['rope_type'] ?? rope['type'] ?? 'default';
     if (kind === 'default') return { ropeTheta: theta };
     const factor = () => this.positive('factor', undefined, rope);
-    if (kind === 'linear') return { ropeTheta: theta, ropeScaling: { kind, factor: factor() } };
+    if (kind === 'linear' || kind === 'dynamic') return { ropeTheta: theta, ropeScaling: { kind, factor: factor() } };
+    if (kind === 'yarn') return { ropeTheta: theta, ropeScaling: this.yarn(rope, context) };
     if (kind !== 'llama3') {
-      throw this.fail(key, `rope_type ${show(kind)} is not supported (supported: default, linear, llama3)`);
+      throw this.fail(key, `rope_type ${show(kind)} is not supported (supported: default, linear, dynamic, yarn, llama3)`);
     }
     const low = this.positive('low_freq_factor', undefined, rope);
     const high = this.positive('high_freq_factor', undefined, rope);
@@ -263,5 +266,20 @@ class Keys {
     const originalContext = this.size('original_max_position_embeddings', 2 ** 24, undefined, 1, rope);
     const llama3 = { kind, factor: factor(), lowFreqFactor: low, highFreqFactor: high, originalContext } as const;
     return { ropeTheta: theta, ropeScaling: llama3 };
+  }
+
+  /** YaRN with the defaults of transformers 5 (4.57 takes context / original context for the factor). */
+  private yarn(rope: Json, context: number): RopeScaling {
+    const original = this.json['original_max_position_embeddings'] ?? rope['original_max_position_embeddings'] ?? context;
+    const originalContext = this.size('original_max_position_embeddings', 2 ** 24, undefined, 1, { original_max_position_embeddings: original });
+    const factor = this.positive('factor', context / originalContext, rope);
+    const scale = (by: number): number => (factor <= 1 ? 1 : 0.1 * by * Math.log(factor) + 1);
+    const both = Boolean(rope['mscale'] && rope['mscale_all_dim']);
+    const mscale = both ? scale(this.positive('mscale', 1, rope)) / scale(this.positive('mscale_all_dim', 1, rope)) : scale(1);
+    const truncate = rope['truncate'] ?? true;
+    if (typeof truncate !== 'boolean') throw this.fail('truncate', `must be true or false, but is ${show(truncate)}`);
+    const [betaFast, betaSlow] = [this.positive('beta_fast', 32, rope), this.positive('beta_slow', 1, rope)];
+    if (betaFast < betaSlow) throw this.fail('beta_fast', `${betaFast} must not be smaller than beta_slow ${betaSlow}`);
+    return { kind: 'yarn', factor, originalContext, betaFast, betaSlow, attention: this.positive('attention_factor', mscale, rope), truncate };
   }
 }

@@ -1,4 +1,4 @@
-import type { Head, ModelConfig } from './config.ts';
+import type { Head, ModelConfig, RopeScaling } from './config.ts';
 
 type Json = Record<string, unknown>;
 
@@ -84,17 +84,27 @@ function llamaKeys(config: ModelConfig): Json {
     hidden_act: config.activation,
     rms_norm_eps: config.normEps,
     rope_theta: config.ropeTheta,
-    rope_scaling: !scaling
-      ? null
-      : scaling.kind === 'linear'
-        ? { rope_type: 'linear', factor: scaling.factor }
-        : {
-            rope_type: 'llama3',
-            factor: scaling.factor,
-            low_freq_factor: scaling.lowFreqFactor,
-            high_freq_factor: scaling.highFreqFactor,
-            original_max_position_embeddings: scaling.originalContext,
-          },
+    rope_scaling: scaling ? ropeKeys(scaling) : null,
     ...(config.family === 'llama' ? { attention_bias: config.bias.qkv, mlp_bias: config.bias.mlp } : {}),
+  };
+}
+
+function ropeKeys(scaling: RopeScaling): Json {
+  const { kind, factor } = scaling;
+  if (kind === 'linear' || kind === 'dynamic') return { rope_type: kind, factor };
+  const original_max_position_embeddings = scaling.originalContext;
+  if (kind === 'llama3') {
+    const { lowFreqFactor, highFreqFactor } = scaling;
+    return { rope_type: kind, factor, low_freq_factor: lowFreqFactor, high_freq_factor: highFreqFactor, original_max_position_embeddings };
+  }
+  const { betaFast, betaSlow, attention, truncate } = scaling;
+  return {
+    rope_type: kind,
+    factor,
+    original_max_position_embeddings,
+    beta_fast: betaFast,
+    beta_slow: betaSlow,
+    attention_factor: attention,
+    truncate,
   };
 }

@@ -1,4 +1,4 @@
-import { Template } from '@huggingface/jinja';
+import { Template } from './python_jinja.ts';
 
 /** One turn of a conversation. */
 export interface Message {
@@ -28,7 +28,8 @@ export class ChatTemplate {
   /** `specialTokens` are the texts the template may name: bos_token, eos_token, …; a broken template throws. */
   constructor(source: string, specialTokens: object = {}) {
     try {
-      this.#template = new Template(source);
+      // Jinja reads every line end as \n.
+      this.#template = new Template(source.replace(/\r\n?/g, '\n'));
     } catch (error) {
       throw new ChatTemplateError(`the chat template is not valid Jinja: ${firstLine(error)}`);
     }

@@ -68,7 +68,8 @@ export function leadingSpecialTokens(
 ): number[] {
   const leading = leadingOf(description.postProcessor, description, 0);
   if (BOS_CLASSES.has(className(config))) return config.add_bos_token === false || bosId === undefined ? [] : [bosId];
-  if (leading.length === 0 && config.add_bos_token === true && bosId !== undefined) return [bosId];
+  // Other classes do not look at the switch; where none is named, it is all there is to go by.
+  if (leading.length === 0 && className(config) === '' && config.add_bos_token === true && bosId !== undefined) return [bosId];
   return leading;
 }
 

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
@@ -66,7 +67,13 @@ export class Tokenizer {
       const text = await readIfThere(dir, name);
       if (text !== undefined) files.set(name, text);
     }
-    if (!files.has('tokenizer.json')) throw new UsageError(`${dir}: no tokenizer.json there`);
+    if (!files.has('tokenizer.json')) {
+      const older = ['tokenizer.model', 'vocab.json'].find((name) => existsSync(join(dir, name)));
+      throw new UsageError(
+        `${dir}: no tokenizer.json there${older ? ` (${older} alone is not a format that rlhf reads)` : ''}`,
+        older && "transformers makes one: AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')",
+      );
+    }
     const read = async (name: string) => parseObject(await readIfThere(dir, name), join(dir, name));
     const ids = { ...tokenIds(await read('config.json')), ...(await read('generation_config.json')) };
     return Tokenizer.#build(files, (name) => join(dir, name), ids);
@@ -295,8 +302,12 @@ function templateOf(config: Json): string | undefined {
   const template = config.chat_template;
   if (template === undefined || template === null) return undefined;
   if (typeof template === 'string') return template;
-  if (Array.isArray(template)) {
-    const named = template.filter((entry) => isObject(entry) && typeof entry.template === 'string');
+  // Several templates by name: a list, or an object in files of transformers 5.
+  const list: unknown[] | undefined = isObject(template)
+    ? Object.entries(template).map(([name, text]) => ({ name, template: text }))
+    : Array.isArray(template) ? template : undefined;
+  if (list) {
+    const named = list.filter((entry): entry is Json => isObject(entry) && typeof entry.template === 'string');
     const chosen = named.find((entry) => entry.name === 'default') ?? (named.length === 1 ? named[0] : undefined);
     if (chosen) return chosen.template as string;
   }

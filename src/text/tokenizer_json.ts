@@ -1,4 +1,4 @@
-import { GPT2_PATTERN } from './byte_level.ts';
+import { BYTE_TO_CHAR, GPT2_PATTERN } from './byte_level.ts';
 
 /** A parsed JSON object whose fields are still to be checked. */
 export type Json = Record<string, unknown>;
@@ -23,6 +23,10 @@ interface AddedToken {
 /** No published tokenizer comes near: Gemma's has 2^18 entries. */
 const MAX_ID = 2 ** 22;
 const MAX_NESTING = 16;
+/** Stands for characters that have no entry: a noncharacter, which none has. */
+const NO_ENTRY = '\u{10ffff}';
+/** \w of Rust's regular expressions, within a class. */
+const WORD = '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200c\\u200d';
 
 /**
  * Checks a parsed tokenizer.json and rewrites what the JavaScript library does otherwise than the Rust one.
@@ -49,6 +53,7 @@ export function describeTokenizer(json: unknown, extraTokens: Json = {}): Tokeni
     throw new Error(`model.unk_token ${show(model.unk_token)} is not in model.vocab`);
   }
   const merges = readMerges(model.merges, ids);
+  const unknown = replaceUnknown(json.pre_tokenizer, model, ids);
   const added = readAddedTokens(json.added_tokens, extraTokens, ids, tokens);
   for (const { id, content } of added) {
     ids.set(content, id);
@@ -60,10 +65,10 @@ export function describeTokenizer(json: unknown, extraTokens: Json = {}): Tokeni
   return {
     forLibrary: {
       ...json,
-      model: { ...model, type: 'BPE', merges },
+      model: { ...model, type: 'BPE', merges, ...(unknown ? { fuse_unk: false } : {}) },
       added_tokens: added,
       normalizer: json.normalizer == null ? null : rewriteNormalizer(json.normalizer, 0),
-      pre_tokenizer: preTokenizer,
+      pre_tokenizer: unknown ? { type: 'Sequence', pretokenizers: [...(preTokenizer ? [preTokenizer] : []), unknown] } : preTokenizer,
       post_processor: null,
       decoder: null,
     },
@@ -161,6 +166,20 @@ function splitAtSpaces(model: Json, ids: Map<string, number>, merges: [string, s
   return exact ? split('▁*[^▁]+|▁+') : null;
 }
 
+/**
+ * A character without an entry is left out where there is no unknown token, and its neighbours may then be merged: it must
+ * go before BPE sees it, which the library does not do. With fuse_unk a run of them is one unknown token; the library joins
+ * the runs of neighbouring words, too. Undefined where there is nothing to do: every byte has an entry, as a rule.
+ */
+function replaceUnknown(preTokenizer: unknown, model: Json, ids: Map<string, number>): Json | undefined {
+  const fused = model.unk_token != null;
+  if (model.byte_fallback === true || (fused && (model.fuse_unk !== true || preTokenizer == null || ids.has(NO_ENTRY)))) return undefined;
+  const bytes = JSON.stringify(preTokenizer ?? null).includes('"ByteLevel"');
+  if (bytes && BYTE_TO_CHAR.every((char) => ids.has(char))) return undefined;
+  const known = [...ids.keys()].filter((token) => [...token].length === 1).map((char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
+  return { type: 'Replace', pattern: { Regex: known.length ? `[^${known.join('')}]+` : '[\\s\\S]+' }, content: fused ? NO_ENTRY : '' };
+}
+
 function split(regex: string, behavior = 'Isolated', invert = false): Json {
   return { type: 'Split', pattern: { Regex: regex }, behavior, invert };
 }
@@ -184,7 +203,9 @@ function rewritePreTokenizer(config: unknown, depth: number): Json {
     case 'Digits':
       return split(config.individual_digits === true ? '\\p{N}' : '\\p{N}+');
     case 'Whitespace':
-      return split('\\w+|[^\\w\\s]+', 'Removed', true);
+      return split(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, 'Removed', true);
+    case 'Punctuation':
+      return splitAs('[!-\\/:-@\\[-`{-~\\p{P}]', config.behavior ?? 'Isolated', false);
     case 'WhitespaceSplit':
       return split('\\S+', 'Removed', true);
     case 'Split':
@@ -203,9 +224,26 @@ function rewriteSplit(config: Json): Json {
   const pattern = isObject(config.pattern) ? config.pattern : {};
   const regex = typeof pattern.String === 'string' ? escapeRegex(pattern.String) : pattern.Regex;
   if (typeof regex !== 'string' || regex === '') throw new Error('pre_tokenizer: Split without a pattern');
-  if (config.behavior === 'Isolated') return split(regex);
-  if (config.behavior === 'Removed') return split(regex, 'Removed', config.invert === true);
-  throw new Error(`pre_tokenizer: Split behavior ${show(config.behavior)} is not supported`);
+  return splitAs(regex, config.behavior, config.invert === true);
+}
+
+/** A split with any of the Rust library's behaviours, as one whose matches are the pieces: the JavaScript one has only two. */
+function splitAs(regex: string, behavior: unknown, invert: boolean): Json {
+  const match = `(?:${regex})`;
+  const between = `(?:(?!${regex})[\\s\\S])`;
+  switch (behavior) {
+    case 'Isolated':
+      return split(regex);
+    case 'Removed':
+      return split(regex, 'Removed', invert);
+    case 'Contiguous':
+      return split(`${match}+|${between}+`);
+    case 'MergedWithPrevious': case 'MergedWithNext':
+      // Inverted, the texts between are what is merged: with the match on their other side.
+      return split((behavior === 'MergedWithNext') === invert ? `${between}*${match}|${between}+` : `${match}${between}*|${between}+`);
+    default:
+      throw new Error(`pre_tokenizer: split behavior ${show(behavior)} is not supported`);
+  }
 }
 
 function rewriteNormalizer(config: unknown, depth: number): Json {
@@ -221,16 +259,26 @@ function rewriteNormalizer(config: unknown, depth: number): Json {
         throw new Error('normalizer: Replace needs a pattern and a content');
       }
       // The library hands the content to String.replaceAll, where a dollar sign has a meaning of its own.
-      return { type: 'Replace', pattern: { Regex: regex }, content: config.content.replaceAll('$', '$$$$') };
+      return replacement(regex, config.content.replaceAll('$', '$$$$'));
     }
     case 'Prepend':
       if (typeof config.prepend !== 'string') throw new Error('normalizer: Prepend without a text');
       return config;
+    case 'Strip': {
+      const sides = [config.strip_left === false ? '' : '\\A\\s+', config.strip_right === false ? '' : '\\s+\\z'];
+      return { type: 'Sequence', normalizers: sides.filter((regex) => regex !== '').map((regex) => replacement(regex, '')) };
+    }
+    case 'StripAccents':
+      return replacement('\\p{M}', '');
     case 'NFC': case 'NFD': case 'NFKC': case 'NFKD': case 'Lowercase':
       return config;
     default:
       throw new Error(`normalizer type ${show(config.type)} is not supported`);
   }
+}
+
+function replacement(regex: string, content: string): Json {
+  return { type: 'Replace', pattern: { Regex: regex }, content };
 }
 
 function list(config: Json, name: string): unknown[] {

@@ -167,6 +167,7 @@ test('what llama.cpp lacks is named, and a file that was there before stays', as
   const { gpt2, qwen2 } = SHAPES as { gpt2: object; qwen2: object };
   await refused('erf', { ...gpt2, activation_function: 'gelu' }, /activation_function "gelu"/);
   await refused('rm', qwen2, /is a reward model/, 'reward');
+  await refused('yarn', { ...qwen2, rope_scaling: { rope_type: 'yarn', factor: 2 } }, /rope_type "yarn"/);
   await refused('whitespace', gpt2, /pre_tokenizer ByteLevel\(prefix true, regex true\) has no name in llama.cpp/, 'lm',
     { pre_tokenizer: { type: 'ByteLevel', add_prefix_space: true } });
   await refused('nfkc', gpt2, /with normalizer NFKC has no name/, 'lm', { normalizer: { type: 'NFKC' } });

@@ -117,6 +117,14 @@ test('a tied head may be stored too, or instead of the embedding', async () => {
     tensors.set('lm_head.weight', { ...tensors.get('model.embed_tokens.weight')!, name: 'lm_head.weight' });
   });
   assert.equal(openModel(both).read('model.embed_tokens.weight'), embedding);
+  assert.equal(openModel(both).read('model.embed_tokens.weight', 40, 80), embedding.slice(40, 120));
+  // transformers 4 ties such a model, transformers 5 does not.
+  await rewrite(both, (tensors) => {
+    (tensors.get('lm_head.weight')!.data as Float32Array)[50] += 1;
+  });
+  const read = (from?: number, count?: number) => (model: ReturnType<typeof openModel>) => model.read('model.embed_tokens.weight', from, count);
+  refused(both, /model.safetensors: tensor "lm_head.weight" differs from the embedding, but config.json says tie_word_embeddings/, read());
+  refused(both, /differs from the embedding/, read(40, 80));
   const instead = copy('llama-tiny');
   await rewrite(instead, (tensors) => {
     tensors.get('model.embed_tokens.weight')!.name = 'lm_head.weight';

@@ -4,6 +4,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UsageError } from '../../src/errors.ts';
 import { configFromHf, configToHf, parameterCount, tensorPlan } from '../../src/model/config.ts';
+import { rotaryTable } from '../../src/model/decoder.ts';
 import { FUZZ_CASES, seeded } from '../files/mutate.ts';
 import { MODELS } from '../files/temporary.ts';
 
@@ -33,6 +34,13 @@ function refused(json: Json, pattern: RegExp): void {
   }
   assert.unreachable(`accepted, but ${pattern} was due`);
 }
+
+test('an activation that the family\'s layers do not have is refused in its file', () => {
+  for (const activation_function of ['silu', 'swish', 'relu', 'quick_gelu']) {
+    refused({ ...gpt2, activation_function }, new RegExp(`activation_function: "${activation_function}" is not supported .supported: gelu_new, gelu_pytorch_tanh, gelu.`));
+  }
+  refused({ ...llama, hidden_act: 'gelu' }, /hidden_act: "gelu" is not supported .supported: silu, swish/);
+});
 
 test('missing keys have the defaults of transformers', () => {
   const g = configFromHf(gpt2, 'f');
@@ -89,15 +97,41 @@ test('rope scaling: llama3 and linear, old and new key names; other kinds refuse
     factor: 2,
   });
   assert.is(configFromHf({ ...llama, rope_scaling: { rope_type: 'default' } }, 'f').ropeScaling, undefined);
-  refused(
-    { ...llama, rope_scaling: { rope_type: 'yarn', factor: 4 } },
-    /rope_scaling: rope_type "yarn" is not supported/,
-  );
-  refused({ ...llama, rope_scaling: { type: 'dynamic', factor: 4 } }, /"dynamic"/);
+  refused({ ...llama, rope_scaling: { rope_type: 'longrope', factor: 4 } }, /rope_scaling: rope_type "longrope" is not supported/);
+  refused({ ...llama, rope_scaling: { rope_type: 'yarn', factor: 4, beta_fast: 1, beta_slow: 2 } }, /beta_fast: 1 must not be smaller/);
+  refused({ ...llama, rope_scaling: { rope_type: 'yarn', factor: 4, truncate: 1 } }, /truncate: must be true or false, but is 1/);
   refused({ ...llama, rope_scaling: { rope_type: 'llama3', factor: 4 } }, /low_freq_factor/);
   refused({ ...llama, rope_scaling: 7 }, /rope_scaling: must be an object/);
   refused({ ...llama, rope_scaling: { rope_type: 'linear' } }, /factor: must be a positive number, but is nothing/);
   refused({ ...llama, partial_rotary_factor: 0.5 }, /partial_rotary_factor/);
+});
+
+test('yarn and dynamic scaling: the frequencies of transformers, also of a config that was written again', () => {
+  // transformers 5.24's ROPE_INIT_FUNCTIONS['yarn'] for heads of 16 channels: frequencies, factor of cosines and sines.
+  const cases: [Json, number, number[], number][] = [
+    [{ rope_type: 'yarn', factor: 4, original_max_position_embeddings: 16 }, 10000,
+      [1, 0.07905694, 0.025, 0.007905695, 0.0025, 0.0007905695, 0.00025, 7.905695e-5], 1.138629436111989],
+    // Without an original context it is the context, 64.
+    [{ type: 'yarn', factor: 4, beta_fast: 4, beta_slow: 0.5, attention_factor: 1.3 }, 500,
+      [1, 0.4598633, 0.1586057, 0.04862462, 0.01118034, 0.005141428, 0.002364354, 0.00108728], 1.3],
+    [{ rope_type: 'yarn', factor: 2, original_max_position_embeddings: 1024, mscale: 0.7, mscale_all_dim: 0.4, truncate: false }, 10000,
+      [1, 0.3162278, 0.09026576, 0.02329211, 0.005704647, 0.001581139, 0.0005, 0.0001581139], 1.0202334257367],
+    // No row goes beyond the context, from where on dynamic scaling begins.
+    [{ rope_type: 'dynamic', factor: 4 }, 10000, Array.from({ length: 8 }, (_, i) => 10000 ** (-i / 8)), 1],
+  ];
+  for (const [rope_scaling, rope_theta, frequencies, scale] of cases) {
+    const read = configFromHf({ ...llama, head_dim: 16, max_position_embeddings: 64, rope_theta, rope_scaling }, 'f');
+    const config = configFromHf(configToHf(read, 'lm'), 'f');
+    assert.equal(config, read);
+    const table = rotaryTable(config);
+    for (const t of [0, 1, 63]) {
+      frequencies.forEach((f, i) => {
+        // Seven digits of a frequency, times 63.
+        assert.ok(Math.abs(table[t * 16 + i]! - scale * Math.cos(t * f)) < 1e-5, `${JSON.stringify(rope_scaling)}: cosine ${t}, ${i}`);
+        assert.ok(Math.abs(table[t * 16 + 8 + i]! - scale * Math.sin(t * f)) < 1e-5, `${JSON.stringify(rope_scaling)}: sine ${t}, ${i}`);
+      });
+    }
+  }
 });
 
 test('what would change the numbers is refused by name', () => {

@@ -95,4 +95,56 @@ test('a broken template, or none, is an error that names --chat-template', async
   );
 });
 
+test('expressions mean what they mean in Python', () => {
+  const messages = [{ role: 'user', content: '\n\n \ufeffx.\n' }, { role: 'assistant', content: '' }];
+  // Expected: transformers' apply_chat_template with Jinja2 3.1.6, a line a message.
+  const expected: Record<string, [string, string]> = {
+    "m.content.strip('\\n')": [' \ufeffx.', ''],
+    "m.content.lstrip('\\n')": [' \ufeffx.\n', ''],
+    "m.content.rstrip('\\n.')": ['\n\n \ufeffx', ''],
+    'm.content | trim': ['\ufeffx.', ''],
+    'm.content.split() | join("/")': ['\ufeffx.', ''],
+    "'a\\u001c b\\u0085c  d'.split(none, 2) | join('/')": ['a/b/c  d', 'a/b/c  d'],
+    "m.content == false or m.content == 0": ['False', 'False'],
+    "m.content != ''": ['True', 'False'],
+    "'1' == 1 or none == m.missing or none == false": ['False', 'False'],
+    '[1, [2]] == [1, [2]] and {"a": 1} == {"a": 1.0} and 1 == true': ['True', 'True'],
+    "m.content ~ none ~ true ~ m.missing": ['\n\n \ufeffx.\nNoneTrue', 'NoneTrue'],
+    'none': ['None', 'None'],
+    '-7 % 3': ['2', '2'],
+    '"hELLO wORLD".capitalize() ~ "hELLO (wORLD" | title': ['Hello worldHello (World', 'Hello worldHello (World'],
+    '"👍x" | length ~ ("👍x" | list | first)': ['2👍', '2👍'],
+    '"<s>a".removeprefix("<s>").removesuffix("")': ['a', 'a'],
+    "messages | rejectattr('role', '==', 'user') | map(attribute='role') | join": ['assistant', 'assistant'],
+    'm is iterable': ['True', 'True'],
+    "([] | first) | default('none')": ['none', 'none'],
+  };
+  for (const [expression, texts] of Object.entries(expected)) {
+    const template = new ChatTemplate(`{% for m in messages %}{% set quiet = none %}<{{ ${expression} }}>{% endfor %}`);
+    assert.is(template.render(messages), texts.map((text) => `<${text}>`).join(''), expression);
+  }
+});
+
+test("Llama 2's template keeps a system message that is empty or a zero", () => {
+  const template = new ChatTemplate("{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}" +
+    "{% else %}{% set system_message = false %}{% endif %}{% if system_message != false %}<<SYS>>{{ system_message }}<</SYS>>{% endif %}");
+  for (const content of ['', '0']) assert.is(template.render([{ role: 'system', content }]), `<<SYS>>${content}<</SYS>>`);
+  assert.is(template.render([{ role: 'user', content: '' }]), '');
+});
+
+test('line ends of a template written on Windows are line feeds', () => {
+  const template = new ChatTemplate("{% for m in messages %}\r\n{{ '<' + m.content + '\r\n>' }}\r\n{% endfor %}\r\nend\r\n");
+  assert.is(template.render([{ role: 'user', content: 'a\r\n' }]), '<a\r\n\n>\nend');
+});
+
+test('of several named templates the default is taken, whether they are a list or an object', () => {
+  const [one, two] = ['one', 'two'].map((text) => `${text}: {{ messages[0].content }}`);
+  const read = (templates: unknown) =>
+    Tokenizer.fromJson(JSON.parse(tokenizers.get('chatml')!.files.get('tokenizer.json')!), { eos_token: '<|im_end|>', chat_template: templates })
+      .renderChat([{ role: 'user', content: 'hi' }]);
+  assert.is(read([{ name: 'tool_use', template: one }, { name: 'default', template: two }]), 'two: hi');
+  assert.is(read({ tool_use: one, default: two }), 'two: hi');
+  assert.throws(() => read({ tool_use: one, rag: two }), /"default"/);
+});
+
 test.run();
