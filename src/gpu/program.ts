@@ -30,6 +30,7 @@ export class Program<T = unknown> {
   /** What the recorded function returned: usually the tensors to upload to and to read. */
   result!: T;
   private readonly onDevice = isOpen(gpu().device);
+  private discarded = false;
 
   /** Waits until every pipeline is compiled; must be called before the first run. */
   async ready(progress?: (done: number, all: number) => void): Promise<this> {
@@ -48,6 +49,7 @@ export class Program<T = unknown> {
     const groups = this.commands.reduce((sum, { kind }) => sum + Number(kind === 'dispatch'), 0);
     this.commands.length = 0;
     this.mirrored = this.changes = [];
+    this.discarded = true;
     if (this.onDevice) leaveToCollector(groups);
   }
 
@@ -58,6 +60,7 @@ export class Program<T = unknown> {
 
   /** Records the step's commands into an encoder (several programs may go into one submission). */
   encode(encoder: GPUCommandEncoder): void {
+    if (this.discarded) throw new Error('a step was run that has been given up');
     for (const { texture, buffer, start, end } of this.mirrored) {
       if (texture.stale) texture.copyFrom(encoder, buffer, start, end);
       texture.stale = false;
