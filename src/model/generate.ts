@@ -1,3 +1,4 @@
+import { Arrivals } from '../data/arrivals.ts';
 import { RunError } from '../errors.ts';
 import { attentionDecode, cacheCopy, cacheWrite, decodeAdvance, decodeInput, freeCache, layerCache, type DecodeState, type LayerCache } from '../gpu/ops/decode.ts';
 import { attention } from '../gpu/ops/attention.ts';
@@ -42,6 +43,8 @@ export interface GeneratorOptions {
   cut?: (ids: readonly number[]) => number | undefined;
   /** Is shown the tokens so far, every few steps. */
   watch?: (request: Request, ids: readonly number[]) => void;
+  /** Milliseconds for which free slots wait for a request while others hold one; without end if absent. */
+  patience?: number;
 }
 
 const STEPS = 8; // decoding steps between two looks at which responses have ended
@@ -93,7 +96,7 @@ export class Generator {
   /** Continues all requests; responses come in the order in which they end. */
   async *run(requests: Iterable<Request> | AsyncIterable<Request>, settings: SamplerSettings): AsyncGenerator<Response> {
     upload(this.settings, samplerSettings(settings));
-    const source = Symbol.asyncIterator in requests ? requests[Symbol.asyncIterator]() : requests[Symbol.iterator]();
+    const arrivals = new Arrivals(requests);
     const slots: (Slot | undefined)[] = new Array(this.options.slots).fill(undefined);
     let exhausted = false;
     const blocks: Block[] = [];
@@ -101,7 +104,8 @@ export class Generator {
       const fresh: number[] = [];
       for (let s = 0; s < slots.length && !exhausted; s++) {
         if (slots[s]) continue;
-        const next = await source.next();
+        const next = await arrivals.next(slots.some(Boolean) || blocks.length > 0 ? this.options.patience : Infinity);
+        if (!next) break;
         if (next.done) exhausted = true;
         else {
           const { prompt, maxNewTokens } = next.value;

@@ -1,4 +1,5 @@
 import type { RunContext } from '../context.ts';
+import { Arrivals, patienceWith } from '../data/arrivals.ts';
 import { streamRows } from '../data/collect.ts';
 import { encodeCompletion, encodePrompt } from '../data/encode.ts';
 import type { Row } from '../data/jsonl.ts';
@@ -21,7 +22,10 @@ export interface EncodedCompletions {
   ids: Int32Array[];
 }
 
-/** Reads completions rows, encoded and checked against the context, in groups that fill a batch; a bad row comes last, as an error. */
+/**
+ * Reads completions rows, encoded and checked against the context, in groups that fill a batch, or from a pipe those that have come; a bad
+ * row comes last, as an error.
+ */
 export async function* readCompletions(settings: ScoreSettings, tokenizer: Tokenizer, model: Model, context: RunContext): AsyncGenerator<EncodedCompletions[]> {
   const length = { context: model.config.context, truncate: settings.truncate };
   const rows = streamRows(settings.data, (value) => {
@@ -33,9 +37,12 @@ export async function* readCompletions(settings: ScoreSettings, tokenizer: Token
   let group: EncodedCompletions[] = [];
   let failure: unknown;
   try {
-    for await (const { row, item } of rows) {
-      group.push({ row, ...item });
-      if (group.length < settings.batchSize) continue;
+    const [arrivals, patience] = [new Arrivals(rows), patienceWith(settings.data)];
+    for (;;) {
+      const next = await arrivals.next(group.length > 0 ? patience : Infinity);
+      if (next?.done) break;
+      if (next) group.push({ row: next.value.row, ...next.value.item });
+      if (next && group.length < settings.batchSize) continue;
       yield group;
       group = [];
     }

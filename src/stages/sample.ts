@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
+import { patienceWith } from '../data/arrivals.ts';
 import { RowTooLong, streamRows } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import type { Row } from '../data/jsonl.ts';
@@ -58,7 +59,8 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
   const draw = { temperature: settings.greedy ? 0 : settings.temperature, topK: settings.topK, topP: settings.topP, seed: settings.seed, iteration: 0 };
   const ends = [...tokenizer.eosIds];
   const cut = settings.stop!.length > 0 ? stopAt(tokenizer, settings.stop!) : undefined;
-  for await (const response of generate(model.decoder, requests(), draw, { slots: settings.batchSize, ends, cut })) {
+  const options = { slots: settings.batchSize, ends, cut, patience: patienceWith(settings.data) };
+  for await (const response of generate(model.decoder, requests(), draw, options)) {
     const entry = entries.get(response.request.row)!;
     entry.responses[response.request.sample] = response;
     entry.left--;

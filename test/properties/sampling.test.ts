@@ -1,3 +1,4 @@
+import { createInterface } from 'node:readline';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { prepareData } from '../crash/runs.ts';
@@ -29,6 +30,28 @@ test('answers do not depend on how many are decoded side by side', async () => {
   );
   const answers = jsonLines(outputs[0]).flatMap((row) => row.completions);
   assert.ok(new Set(answers).size > 30, 'rows and samples differ');
+});
+
+test('a writer that waits for each answer before it writes the next row gets them, the same as all at once', async () => {
+  const rows = prompts.split('\n').filter(Boolean).slice(0, 4).map((row) => JSON.stringify({ ...JSON.parse(row), completion: 'a cat' }));
+  const LOGPROBS = ['logprobs', '--model', 'base', '--quiet'];
+  for (const command of [SAMPLE, LOGPROBS]) {
+    const expected = await rlhf.succeed(command, `${rows.join('\n')}\n`);
+    const child = rlhf.start(command);
+    const late = setTimeout(() => child.kill('SIGKILL'), 60_000);
+    const answers = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+    const lines: string[] = [];
+    for (const row of rows) {
+      child.stdin!.write(`${row}\n`);
+      const answer = await answers.next();
+      assert.not.ok(answer.done, `${command[0]}: no answer to row ${lines.length}`);
+      lines.push(answer.value);
+    }
+    child.stdin!.end();
+    assert.ok((await answers.next()).done);
+    clearTimeout(late);
+    assert.is(`${lines.join('\n')}\n`, expected);
+  }
 });
 
 test('the shards together are the unsharded output, row for row', async () => {
