@@ -55,7 +55,7 @@ test('f16 rounds matrices only; q8_0 falls back to f16 where rows are no multipl
   half.close();
   const eight = openGguf(await exported('odd', 'q8_0'));
   const types = (name: string) => eight.tensors.get(`blk.0.${name}.weight`)!.type.name;
-  assert.equal([types('attn_q'), types('ffn_up'), types('ffn_down'), types('attn_norm')], ['Q8_0', 'Q8_0', 'F16', 'F32']);
+  assert.equal([types('attn_output'), types('ffn_up'), types('ffn_down'), types('attn_norm')], ['F16', 'Q8_0', 'F16', 'F32']);
   // Half a step of the largest of 32 numbers, and the rounding of the step to a half.
   const read = eight.read('token_embd.weight');
   for (let block = 0; block < whole.length; block += 32) {
@@ -66,7 +66,7 @@ test('f16 rounds matrices only; q8_0 falls back to f16 where rows are no multipl
   model.close();
 });
 
-test('q8_0 has the bytes of llama.cpp\'s quantiser, the embedding and every matrix but odd ones', async () => {
+test('q8_0 has the bytes of llama.cpp\'s quantiser', async () => {
   const path = join(dir, 'blocks.gguf');
   // In each block the scale is a power of two, so that every byte can be told by hand.
   const block = (values: number[]) => [...values, ...new Array<number>(32 - values.length).fill(0)];
@@ -89,15 +89,23 @@ test('q8_0 has the bytes of llama.cpp\'s quantiser, the embedding and every matr
   assert.equal([...back.read('x').subarray(0, 8)], [127, -127, 1, -1, 2, -3, 2, -127]);
   assert.equal([...back.read('x').subarray(32, 37)], [-31.75, 31.75, 0.25, 0, 0.5]);
   back.close();
-  await writeRandomModel(join(dir, 'types'), SHAPES['llama']!);
-  const file = openGguf(await exported('types', 'q8_0'));
-  for (const [name, { type, shape }] of file.tensors) {
-    const expectedType = shape.length < 2 ? 'F32' : shape.at(-1)! % 32 ? 'F16' : 'Q8_0';
-    assert.is(type.name, expectedType, name);
+});
+
+test('q8_0 leaves the head, queries, keys, values and the MLP\'s last matrix of a llama or qwen2 in F16, nothing of a gpt2', async () => {
+  const half = { llama: ['output'], linear: ['token_embd'], qwen2: ['token_embd'], gpt2: [] };
+  for (const [name, head] of Object.entries(half)) {
+    // All widths are multiples of 32.
+    const shape = name === 'gpt2' ? {} : { head_dim: 16, intermediate_size: 64 };
+    await writeRandomModel(join(dir, `types-${name}`), { ...SHAPES[name], ...shape });
+    const file = openGguf(await exported(`types-${name}`, 'q8_0'));
+    const named = [...head, ...(name === 'gpt2' ? [] : ['attn_q', 'attn_k', 'attn_v', 'ffn_down'].flatMap((part) => [`blk.0.${part}`, `blk.1.${part}`]))];
+    const matrices = [...file.tensors].filter(([tensor, { shape: dims }]) => dims.length > 1 && tensor !== 'position_embd.weight');
+    const found = matrices.filter(([, { type }]) => type.name === 'F16').map(([tensor]) => tensor.replace('.weight', ''));
+    assert.equal(found.sort(), named.sort(), name);
+    assert.ok(matrices.every(([, { type }]) => type.name === 'F16' || type.name === 'Q8_0'));
+    assert.is(file.metadata.get('general.file_type'), 7);
+    file.close();
   }
-  assert.is(file.tensors.get('token_embd.weight')!.type.name, 'Q8_0');
-  assert.is(file.metadata.get('general.file_type'), 7);
-  file.close();
 });
 
 test('Llama 3\'s rotary scaling is written as factors of the frequencies', async () => {
