@@ -19,13 +19,14 @@ A: Jupiter, about 318 times as heavy as Earth.
 `;
 /** Twice as many tokens lower the error by 1 %. */
 const TOKENS = 64;
-/** The tokens for `channelScales`. */
-export function scaleTokens(tokenizer: Tokenizer, { vocabSize, context }: ModelConfig): number[] {
-  return tokenizer.encodePrompt(TEXT).filter((id) => id < vocabSize).slice(0, Math.min(TOKENS, context));
-}
-
 /** Share of the mean below which a channel counts as this large: a channel that nothing uses must not be blown up. */
 const FLOOR = 1e-3;
+
+/** The tokens for `channelScales`. */
+export function scaleTokens(tokenizer: Tokenizer, { vocabSize, context }: ModelConfig): number[] {
+  const ids = tokenizer.encodePrompt(TEXT).filter((id) => id < vocabSize);
+  return ids.length ? ids.slice(0, Math.min(TOKENS, context)) : [0];
+}
 
 /** What to scale in a layer. */
 export interface LayerScales {
@@ -67,7 +68,7 @@ export function channelScales(model: ModelFolder, ids: readonly number[]): Layer
     const joined = linear('self_attn.o_proj', attended, C);
     const values = balance(
       sumGroups(relativeSquares(attended, [joined], count), config),
-      sumGroups(columnSquares([read('self_attn.o_proj.weight')], heads * headDim), config),
+      sumGroups(columnSquares(['self_attn.o_proj.weight'], read, heads * headDim), config),
     );
     add(stream, joined);
     const second = normalise(stream, read('post_attention_layernorm.weight'), config.normEps);
@@ -75,7 +76,7 @@ export function channelScales(model: ModelFolder, ids: readonly number[]): Layer
     const up = linear('mlp.up_proj', second, hidden);
     const feedForward = balance(
       relativeSquares(second, [gate, up], count),
-      columnSquares(['mlp.gate_proj.weight', 'mlp.up_proj.weight'].map(read), C),
+      columnSquares(['mlp.gate_proj.weight', 'mlp.up_proj.weight'], read, C),
     );
     const act = gate.map((x, i) => (x / (1 + Math.exp(-x))) * up[i]!);
     if (layer + 1 < config.layers) add(stream, linear('mlp.down_proj', act, C));
@@ -84,7 +85,12 @@ export function channelScales(model: ModelFolder, ids: readonly number[]): Layer
 }
 
 /** Applies the scales to a tensor of the plan, in place. */
-export function scaleTensor({ name, shape }: PlannedTensor, values: Float32Array, scales: readonly LayerScales[], config: ModelConfig): void {
+export function scaleTensor(
+  { name, shape }: PlannedTensor,
+  values: Float32Array,
+  scales: readonly LayerScales[],
+  config: ModelConfig,
+): void {
   const [, layer, part] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
   if (layer === undefined) return;
   const { feedForward, values: value } = scales[Number(layer)]!;
@@ -124,9 +130,10 @@ function relativeSquares(input: Float64Array, products: readonly Float64Array[],
 }
 
 /** Σ of each column's squares over matrices [rows, columns]. */
-function columnSquares(matrices: readonly Float32Array[], columns: number): Float64Array {
+function columnSquares(names: readonly string[], read: (name: string) => Float32Array, columns: number): Float64Array {
   const sums = new Float64Array(columns);
-  for (const matrix of matrices) {
+  for (const name of names) {
+    const matrix = read(name);
     for (let at = 0; at < matrix.length; at += columns) {
       for (let j = 0; j < columns; j++) sums[j]! += matrix[at + j]! ** 2;
     }
