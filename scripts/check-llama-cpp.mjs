@@ -3,15 +3,15 @@
 //   node scripts/check-llama-cpp.mjs MODEL_DIR --llama /path/elsewhere [--tokens 32] [--text FILE]… [--prompts FILE.jsonl] [--length 256]
 // f32 and f16: log-probabilities close to ours; f16: the same ids for ten prompts, and after each prompt the tokens that we
 // take greedily, but where llama.cpp has another one less than 0.05 (of a logit) ahead: its f16 weights, activations, keys and
-// values move logits by up to 0.03 in models whose logits are small, so that nearly tied tokens change places, and a text
-// goes on differently from there. Every position is compared, given our tokens before it, by ids: bytes that are no UTF-8
-// have none in a text.
+// values moved the lead of one token over another by up to 0.03 in two models of random weights; nearly tied tokens change
+// places then, and the text goes on differently from there. So every position is compared given our tokens before it, and by
+// ids, since bytes that are no UTF-8 have none in a text.
 // q8_0: the same most likely token as f32 on 98 % of each text's positions, beside it how often as f16, how many positions
 // are nearly tied (two best logits < 0.05 apart) and how many of the lost ones. Exit 1 where one of these fails.
 // Texts: the prompts with the model's own greedy answers and three bundled passages, or those of --text.
 //
 // SmolLM2-135M (from Q4_1), seven texts, 3,330 positions, in llama.cpp; F16 takes 271 MB and keeps 99.8 % (99.3 … 100).
-// "Scaled" as in src/files/gguf_scale.ts, in all but the last with the inputs of q, k, v, down scaled too:
+// "Scaled" as in src/files/gguf_scale.ts, and but for the last two lines the inputs of q, k, v and down scaled too:
 //   Q8_0 throughout, unscaled: llama.cpp's own bytes             145 MB  96.9 % (95.6 a play … 98.8)
 //   scaled, Q8_0 throughout                                      145 MB  97.7 % (95.8 … 98.5)
 //   scaled; head in F16                                          171 MB  98.3 % (97.3 … 99.1)
@@ -37,8 +37,9 @@
 //   then the stream rotated by a Hadamard matrix: .128, .105, .169; value heads too: .125, .113, .168; down in F16: .138
 // The norms' weights even channels out, and scales do it better than a rotation: with scales on principal axes of activations
 // or weights (one layer's or all layers'), or random ones, the expected error was higher in each of nine layers looked at.
-// Scales from 128 tokens, against 1,280 of other texts: error of gate and up 3 % higher; 64 tokens: 4 %; 64 random ones: 13 %. Gradient descent
-// on the scales instead of √(a / b): 1 % lower. Hidden channels in another order, by four measures: at best 4 % lower.
+// Scales from 128 tokens, against 1,280 of other texts: error of gate and up 3 % higher; 64 tokens: 4 %; 64 random ones: 13 %.
+// Gradient descent on the scales instead of √(a / b): 1 % lower. Hidden channels in another order, by four measures: at best 4 %
+// lower.
 // Not tried: GPTQ's rounding.
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
