@@ -6,7 +6,7 @@ import { Tokenizer } from '../text/tokenizer.ts';
 import { asideName, outputError, releaseAside, syncPath } from './atomic.ts';
 import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
 import { ROTARY_FACTORS, rotaryFactors } from './gguf_rotary.ts';
-import { channelScales, scaleTensor, scaleTokens, type LayerScales } from './gguf_scale.ts';
+import { channelScales, scaleTensor, scaleTokens } from './gguf_scale.ts';
 import { ggufTokenizer } from './gguf_tokenizer_export.ts';
 import { writeGguf, type GgufEntry, type NewGgufTensor } from './gguf_write.ts';
 import type { ModelFolder } from './model_folder.ts';
@@ -19,9 +19,9 @@ const FILE_TYPES = { f32: 0, f16: 1, q8_0: 7 } as const;
 /**
  * Writes a language model as one GGUF file that llama.cpp opens: weights, hyperparameters, tokenizer, chat template.
  * Rows that are no multiple of 32 values cannot be Q8_0 and are stored in F16. In products with Q8_0 llama.cpp rounds the
- * activations to 8 bits as well, which costs more than the rounding of the weights: in a llama or qwen2 only gate, up, the
- * attention's output and an untied embedding are Q8_0, with channels scaled first (gguf_scale.ts); a gpt2 is Q8_0
- * throughout (figures for other layouts and scales: scripts/check-llama-cpp.mjs).
+ * activations to 8 bits as well, which costs more than the rounding of the weights: in a llama or qwen2 only gate, up and an
+ * untied embedding are Q8_0, with the channels that gate and up read scaled first (gguf_scale.ts); a gpt2 is Q8_0 throughout
+ * (figures for other layouts and scales: scripts/check-llama-cpp.mjs).
  * @param model an open folder; its weights may be those of an adapter's base with the adapter merged
  * @param tokenizerDir folder with the tokenizer
  * @throws UsageError where llama.cpp has no such model or tokenizer, naming what it lacks; RunError where the file cannot
@@ -102,14 +102,14 @@ function modelEntries(config: ModelConfig, file: string, name: string): GgufEntr
   ];
 }
 
-function newTensor(model: ModelFolder, planned: PlannedTensor, storage: GgufStorage, scales?: LayerScales[]): NewGgufTensor {
+function newTensor(model: ModelFolder, planned: PlannedTensor, storage: GgufStorage, scales?: readonly Float64Array[]): NewGgufTensor {
   const { config } = model;
   const { name, shape, change } = ggufPlace(planned, config);
   const narrow = storage !== 'f32' && planned.shape.length === 2 && name !== 'position_embd.weight';
   const eight = storage === 'q8_0' && shape.at(-1)! % 32 === 0 && !keptHalf(name, config);
   const data = (): Float32Array => {
     const values = model.read(planned.name);
-    if (scales) scaleTensor(planned, values, scales, config);
+    if (scales) scaleTensor(planned, values, scales);
     if (change === 'transpose') return transpose(values, planned.shape[0]!, planned.shape[1]!);
     return change === 'rotary' ? reorderRotary(values, config.headDim, planned.shape[1] ?? 1, 'gguf') : values;
   };
@@ -118,10 +118,10 @@ function newTensor(model: ModelFolder, planned: PlannedTensor, storage: GgufStor
 
 /**
  * The matrices of a llama or qwen2 that q8_0 leaves in F16: those whose rounding costs most for each byte saved. The head
- * (where it is tied, the embedding), queries, keys, values, and the MLP's last matrix: its input, a product of two, has
+ * (where it is tied, the embedding), the attention's four, and the MLP's last matrix: its input, a product of two, has
  * single channels so much larger than the rest that no scale helps.
  */
 function keptHalf(name: string, { norm, tied }: ModelConfig): boolean {
   if (norm !== 'rms') return false;
-  return name === (tied ? 'token_embd.weight' : 'output.weight') || /\.(attn_[qkv]|ffn_down)\.weight$/.test(name);
+  return name === (tied ? 'token_embd.weight' : 'output.weight') || /\.(attn_[qkv]|attn_output|ffn_down)\.weight$/.test(name);
 }

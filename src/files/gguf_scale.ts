@@ -30,25 +30,18 @@ export function scaleTokens(tokenizer: Tokenizer, { vocabSize, context }: ModelC
   return ids.length ? ids.slice(0, Math.min(TOKENS, context)) : [0];
 }
 
-/** What to scale in a layer. */
-export interface LayerScales {
-  /** [C]: columns of gate and up are multiplied with it, the norm before them is divided. */
-  feedForward: Float64Array;
-  /** [kvHeads · D]: rows of the value matrix (and its bias) are divided by it, columns of the attention's output multiplied. */
-  values: Float64Array;
-}
-
 /**
- * Scales for each layer's channels, which leave the model the function that it was. llama.cpp multiplies Q8_0 matrices with
- * activations that it rounds to 8 bits too, in blocks of 32 whose step is set by the largest of them: some channels are many
- * times larger than their neighbours, which are lost then. With rms a of a channel's activations and b of its column, both
- * roundings together are least where both are scaled to √(a b), that is, by s = √(a / b) (SmoothQuant, Xiao et al. 2023, with
- * α = 1/2). Each token counts relative to its own product, as the first may have activations a thousand times those of the
- * others. Runs the tokens through the model in float64, with one tensor in memory at a time.
+ * For each layer [C]: what the columns of gate and up are multiplied with and the norm before them is divided by, which leaves
+ * the model the function that it was. llama.cpp multiplies Q8_0 matrices with activations that it rounds to 8 bits too, in
+ * blocks of 32 whose step is set by the largest of them: some channels are many times larger than their neighbours, which are
+ * lost then. With rms a of a channel's activations and b of its column, both roundings together are least where both are
+ * scaled to √(a b), that is, by s = √(a / b) (SmoothQuant, Xiao et al. 2023, with α = 1/2). Each token counts relative to its
+ * own product, as the first may have activations a thousand times those of the others. Runs the tokens through the model in
+ * float64, with one tensor in memory at a time.
  * @param model with RMS norms and a gated MLP
  * @param ids tokens of one text, at most the context
  */
-export function channelScales(model: ModelFolder, ids: readonly number[]): LayerScales[] {
+export function channelScales(model: ModelFolder, ids: readonly number[]): Float64Array[] {
   const { config } = model;
   const { width: C, hidden, heads, kvHeads, headDim } = config;
   const count = ids.length;
@@ -67,43 +60,29 @@ export function channelScales(model: ModelFolder, ids: readonly number[]): Layer
     const q = rotate(linear('self_attn.q_proj', first, heads * headDim), config, heads);
     const k = rotate(linear('self_attn.k_proj', first, kvHeads * headDim), config, kvHeads);
     const attended = attend(q, k, linear('self_attn.v_proj', first, kvHeads * headDim), config);
-    const joined = linear('self_attn.o_proj', attended, C);
-    const values = balance(
-      sumGroups(relativeSquares(attended, [joined], count), config),
-      sumGroups(columnSquares(['self_attn.o_proj.weight'], read, heads * headDim), config),
-    );
-    add(stream, joined);
+    add(stream, linear('self_attn.o_proj', attended, C));
     const second = normalise(stream, read('post_attention_layernorm.weight'), config.normEps);
     const gate = linear('mlp.gate_proj', second, hidden);
     const up = linear('mlp.up_proj', second, hidden);
-    const feedForward = balance(
+    const scales = balance(
       relativeSquares(second, [gate, up], count),
       columnSquares(['mlp.gate_proj.weight', 'mlp.up_proj.weight'], read, C),
     );
     const act = gate.map((x, i) => (x / (1 + Math.exp(-x))) * up[i]!);
     if (layer + 1 < config.layers) add(stream, linear('mlp.down_proj', act, C));
-    return { feedForward, values };
+    return scales;
   });
 }
 
 /** Applies the scales to a tensor of the plan, in place. */
-export function scaleTensor(
-  { name, shape }: PlannedTensor,
-  values: Float32Array,
-  scales: readonly LayerScales[],
-  config: ModelConfig,
-): void {
-  const [, layer, part] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
-  if (layer === undefined) return;
-  const { feedForward, values: value } = scales[Number(layer)]!;
-  const columns = shape[1] ?? 1;
-  const change = (factor: (row: number, column: number) => number): void => {
-    for (let i = 0; i < values.length; i++) values[i]! *= factor(Math.floor(i / columns), i % columns);
-  };
-  if (part === 'post_attention_layernorm.weight') change((row) => 1 / feedForward[row]!);
-  else if (/^mlp\.(gate|up)_proj\.weight$/.test(part!)) change((_row, column) => feedForward[column]!);
-  else if (/^self_attn\.v_proj\./.test(part!)) change((row) => 1 / value[row]!);
-  else if (part === 'self_attn.o_proj.weight') change((_row, column) => value[valueChannel(column, config)]!);
+export function scaleTensor({ name }: PlannedTensor, values: Float32Array, scales: readonly Float64Array[]): void {
+  const [, layer, part] = /^model\.layers\.(\d+)\.(post_attention_layernorm|mlp\.gate_proj|mlp\.up_proj)\.weight$/.exec(name) ?? [];
+  if (part === undefined) return;
+  const scale = scales[Number(layer)]!;
+  for (let i = 0; i < values.length; i++) {
+    if (part === 'post_attention_layernorm') values[i]! /= scale[i]!;
+    else values[i]! *= scale[i % scale.length]!;
+  }
 }
 
 /** s = √(a / b), a and b relative to their means, from sums of squares. */
@@ -141,19 +120,6 @@ function columnSquares(names: readonly string[], read: (name: string) => Float32
     }
   }
   return sums;
-}
-
-/** Sums [heads · D] over the query heads that share a value head: [kvHeads · D]. */
-function sumGroups(squares: Float64Array, config: ModelConfig): Float64Array {
-  const sums = new Float64Array(config.kvHeads * config.headDim);
-  squares.forEach((square, column) => (sums[valueChannel(column, config)]! += square));
-  return sums;
-}
-
-/** The channel of the values that a column of the attention's output matrix is multiplied with. */
-function valueChannel(column: number, { heads, kvHeads, headDim }: ModelConfig): number {
-  const head = Math.floor(column / headDim);
-  return Math.floor(head / (heads / kvHeads)) * headDim + (column % headDim);
 }
 
 /** x [count, inputs] · Wᵀ, W [outputs, inputs]; four tokens and two rows at a time, which halves the loads. */

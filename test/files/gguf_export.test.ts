@@ -91,14 +91,14 @@ test('q8_0 has the bytes of llama.cpp\'s quantiser', async () => {
   back.close();
 });
 
-test('q8_0 leaves the head, queries, keys, values and the MLP\'s last matrix of a llama or qwen2 in F16, nothing of a gpt2', async () => {
+test('q8_0 leaves the head, the attention and the MLP\'s last matrix of a llama or qwen2 in F16, nothing of a gpt2', async () => {
   const half = { llama: ['output'], linear: ['token_embd'], qwen2: ['token_embd'], gpt2: [] };
   for (const [name, head] of Object.entries(half)) {
     // All widths are multiples of 32.
     const shape = name === 'gpt2' ? {} : { head_dim: 16, intermediate_size: 64 };
     await writeRandomModel(join(dir, `types-${name}`), { ...SHAPES[name], ...shape });
     const file = openGguf(await exported(`types-${name}`, 'q8_0'));
-    const named = [...head, ...(name === 'gpt2' ? [] : ['attn_q', 'attn_k', 'attn_v', 'ffn_down'].flatMap((part) => [`blk.0.${part}`, `blk.1.${part}`]))];
+    const named = [...head, ...(name === 'gpt2' ? [] : ['attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_down'].flatMap((part) => [`blk.0.${part}`, `blk.1.${part}`]))];
     const matrices = [...file.tensors].filter(([tensor, { shape: dims }]) => dims.length > 1 && tensor !== 'position_embd.weight');
     const found = matrices.filter(([, { type }]) => type.name === 'F16').map(([tensor]) => tensor.replace('.weight', ''));
     assert.equal(found.sort(), named.sort(), name);
