@@ -24,6 +24,7 @@ const FILE_TYPES = { f32: 0, f16: 1, q8_0: 7 } as const;
  * (figures for other layouts and scales: scripts/check-llama-cpp.mjs).
  * @param model an open folder; its weights may be those of an adapter's base with the adapter merged
  * @param tokenizerDir folder with the tokenizer
+ * @param progress is told how many layers' channels have been looked at, of how many, for q8_0; may throw to end the export
  * @throws UsageError where llama.cpp has no such model or tokenizer, naming what it lacks; RunError where the file cannot
  * be written: whatever was there before is still there then
  */
@@ -32,6 +33,7 @@ export async function exportGguf(
   tokenizerDir: string,
   path: string,
   storage: GgufStorage,
+  progress?: (done: number, all: number) => void,
 ): Promise<void> {
   const { config } = model;
   if (model.head === 'reward') {
@@ -44,7 +46,9 @@ export async function exportGguf(
     ...(storage === 'q8_0' ? [{ key: 'general.quantization_version', type: 'u32', value: 2 } as const] : []),
     ...ggufTokenizer(tokenizer, join(tokenizerDir, 'tokenizer.json'), config.vocabSize),
   ];
-  const scales = storage === 'q8_0' && config.norm === 'rms' ? channelScales(model, scaleTokens(tokenizer, config)) : undefined;
+  const scales = storage === 'q8_0' && config.norm === 'rms'
+    ? await channelScales(model, scaleTokens(tokenizer, config), (done) => progress?.(done, config.layers))
+    : undefined;
   const tensors = model.plan.map((planned) => newTensor(model, planned, storage, scales));
   if (config.ropeScaling?.kind === 'llama3') {
     const factors = rotaryFactors(config.headDim, config.ropeTheta, config.ropeScaling);

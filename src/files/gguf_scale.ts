@@ -40,15 +40,17 @@ export function scaleTokens(tokenizer: Tokenizer, { vocabSize, context }: ModelC
  * float64, with one tensor in memory at a time.
  * @param model with RMS norms and a gated MLP
  * @param ids tokens of one text, at most the context
+ * @param progress is told after each layer; other work of the program has its turn then
  */
-export function channelScales(model: ModelFolder, ids: readonly number[]): Float64Array[] {
+export async function channelScales(model: ModelFolder, ids: readonly number[], progress?: (layers: number) => void): Promise<Float64Array[]> {
   const { config } = model;
   const { width: C, hidden, heads, kvHeads, headDim } = config;
   const count = ids.length;
   const stream = new Float64Array(count * C);
   ids.forEach((id, t) => stream.set(model.read('model.embed_tokens.weight', id * C, C), t * C));
   const biases = new Set(model.plan.map(({ name }) => name).filter((name) => name.endsWith('.bias')));
-  return Array.from({ length: config.layers }, (_, layer) => {
+  const all: Float64Array[] = [];
+  for (let layer = 0; layer < config.layers; layer++) {
     const at = `model.layers.${layer}`;
     const read = (name: string): Float32Array => model.read(`${at}.${name}`);
     const linear = (name: string, x: Float64Array, outputs: number): Float64Array => {
@@ -64,14 +66,13 @@ export function channelScales(model: ModelFolder, ids: readonly number[]): Float
     const second = normalise(stream, read('post_attention_layernorm.weight'), config.normEps);
     const gate = linear('mlp.gate_proj', second, hidden);
     const up = linear('mlp.up_proj', second, hidden);
-    const scales = balance(
-      relativeSquares(second, [gate, up], count),
-      columnSquares(['mlp.gate_proj.weight', 'mlp.up_proj.weight'], read, C),
-    );
+    all.push(balance(relativeSquares(second, [gate, up], count), columnSquares(['mlp.gate_proj.weight', 'mlp.up_proj.weight'], read, C)));
     const act = gate.map((x, i) => (x / (1 + Math.exp(-x))) * up[i]!);
     if (layer + 1 < config.layers) add(stream, linear('mlp.down_proj', act, C));
-    return scales;
-  });
+    progress?.(layer + 1);
+    await new Promise(setImmediate);
+  }
+  return all;
 }
 
 /** Applies the scales to a tensor of the plan, in place. */

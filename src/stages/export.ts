@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RunContext } from '../context.ts';
-import { UsageError } from '../errors.ts';
+import { Interrupted, UsageError } from '../errors.ts';
 import { isAdapterFolder, tokenizerFolder } from '../files/adapter.ts';
 import { exportGguf } from '../files/gguf_export.ts';
 import { holdsModel, openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
@@ -20,7 +20,15 @@ export async function exportModel(settings: ExportSettings, context: RunContext)
   }
   const model = openModel(dir!);
   try {
-    if (gguf) await exportGguf(model, tokenizerFolder(dir!), out!, gguf as 'f32' | 'f16' | 'q8_0');
+    if (gguf) {
+      const { progress, signal } = context;
+      await exportGguf(model, tokenizerFolder(dir!), out!, gguf as 'f32' | 'f16' | 'q8_0', (done, total) => {
+        if (done === 1) progress.start('scales', { unit: 'layers', total });
+        progress.update({ done });
+        if (signal.aborted) throw new Interrupted();
+      });
+      progress.end();
+    }
     else await writeMerged(model, out!, settings.dtype);
   } finally {
     model.close();

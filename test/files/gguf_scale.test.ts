@@ -38,7 +38,7 @@ function relative(one: ArrayLike<number>, two: ArrayLike<number>): number {
   return Math.sqrt(difference / size);
 }
 
-test('the scales are those of the activations that transformers computes in float64', () => {
+test('the scales are those of the activations that transformers computes in float64', async () => {
   // Last layer, for the ids (7 i² + 3 i + 1) mod V, i < 32: the first four, and the sum of all logarithms.
   const expected = {
     'llama-tiny': [1.31774135, 0.78520804, 0.836989075, 1.115831596, -1.18663867],
@@ -48,7 +48,7 @@ test('the scales are those of the activations that transformers computes in floa
   for (const [name, numbers] of Object.entries(expected)) {
     const model = openModel(join(MODELS, name));
     const { vocabSize, layers } = model.config;
-    const scales = channelScales(model, Array.from({ length: 32 }, (_, i) => (7 * i * i + 3 * i + 1) % vocabSize));
+    const scales = await channelScales(model, Array.from({ length: 32 }, (_, i) => (7 * i * i + 3 * i + 1) % vocabSize));
     model.close();
     assert.is(scales.length, layers);
     const found = scales.at(-1)!;
@@ -62,7 +62,7 @@ for (const name of FAMILIES) {
     const from = join(dir, name);
     const config = await writeRandomModel(from, SHAPES[name]!);
     const model = openModel(from);
-    const scales = channelScales(model, TOKENS);
+    const scales = await channelScales(model, TOKENS);
     const changed: string[] = [];
     const tensors = model.plan.map((planned) => {
       const [before, data] = [model.read(planned.name), model.read(planned.name)];
@@ -99,7 +99,7 @@ test('a channel far larger than its neighbours, but with a small column, is scal
     if (/(gate|up)_proj.weight$/.test(name)) values.forEach((x, i) => (values[i] = i % config.width === 5 ? x / 100 : x));
     return values;
   };
-  const scales = channelScales(model, TOKENS)[0]!;
+  const scales = (await channelScales(model, TOKENS))[0]!;
   const others = [...scales].filter((_, j) => j !== 5);
   const typical = others.reduce((sum, x) => sum + x, 0) / others.length;
   // √(100 / (1/100)) = 100 times as large as the others' scale: all channels are alike then. The stream's own differences, √ of
