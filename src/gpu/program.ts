@@ -12,10 +12,22 @@ interface Dispatch {
   x: number;
   y: number;
   z: number;
+  /** Floating-point operations, or what takes about as long. */
+  work: number;
 }
 interface Clear { kind: 'clear'; tensor: Tensor }
 interface Copy { kind: 'copy'; from: Tensor; to: Tensor }
 type Command = Dispatch | Clear | Copy | MirrorCopy;
+
+/**
+ * The most work of a submission to a GPU. Systems take a GPU for hung and reset it where it is busy with one submission (Linux' amdgpu:
+ * 2 to 10 s, macOS: some seconds) or one dispatch (Windows: 2 s) for too long. A small integrated GPU of 0.3 TFLOP/s that reaches a third
+ * of that has a whole pass of GPT-2 over 8 × 1024 tokens in a minute, and so much in a second; a large one gets some 60 submissions
+ * instead of one, for tens of microseconds each that pass while it computes.
+ */
+const MOST_WORK = 1e11;
+/** Work that takes such a GPU as long as to read or write a byte, of 30 GB a second. */
+const WORK_A_BYTE = 3;
 
 /**
  * A step of fixed shape: the list of its dispatches with pipelines, bind groups and sizes, made once by running the model's
@@ -31,6 +43,8 @@ export class Program<T = unknown> {
   result!: T;
   private readonly onDevice = isOpen(gpu().device);
   private discarded = false;
+  /** Places in `commands` behind which a submission ends; the last one ends with the step. */
+  cuts: readonly number[] = [];
 
   /** Waits until every pipeline is compiled; must be called before the first run. */
   async ready(progress?: (done: number, all: number) => void): Promise<this> {
@@ -49,25 +63,31 @@ export class Program<T = unknown> {
     const groups = this.commands.reduce((sum, { kind }) => sum + Number(kind === 'dispatch'), 0);
     this.commands.length = 0;
     this.mirrored = this.changes = [];
+    this.cuts = [];
     this.discarded = true;
     if (this.onDevice) leaveToCollector(groups);
   }
 
-  /** Submits the step. Returns at once; the device works on it. */
+  /** Submits the step, in as many parts as its work asks for. Returns at once; the device works on it. */
   run(): void {
-    submit((encoder) => this.encode(encoder));
+    let first = 0;
+    for (const end of [...this.cuts, this.commands.length]) {
+      submit((encoder) => this.encode(encoder, first, end));
+      first = end;
+    }
   }
 
-  /** Records the step's commands into an encoder (several programs may go into one submission). */
-  encode(encoder: GPUCommandEncoder): void {
+  /** Records the step's commands `first` to `end` into an encoder. */
+  private encode(encoder: GPUCommandEncoder, first: number, end: number): void {
     if (this.discarded) throw new Error('a step was run that has been given up');
-    for (const { texture, buffer, start, end } of this.mirrored) {
-      if (texture.stale) texture.copyFrom(encoder, buffer, start, end);
+    for (const { texture, buffer, start, end: last } of first === 0 ? this.mirrored : []) {
+      if (texture.stale) texture.copyFrom(encoder, buffer, start, last);
       texture.stale = false;
     }
     let pass: GPUComputePassEncoder | undefined;
     let pipeline: GPUComputePipeline | undefined;
-    for (const command of this.commands) {
+    for (let i = first; i < end; i++) {
+      const command = this.commands[i];
       if (command.kind === 'dispatch') {
         pass ??= encoder.beginComputePass();
         const next = command.kernel.pipeline!;
@@ -83,8 +103,30 @@ export class Program<T = unknown> {
       else encoder.copyBufferToBuffer(command.from.buffer, command.from.offset, command.to.buffer, command.to.offset, command.to.bytes);
     }
     pass?.end();
-    for (const buffer of this.changes) written(buffer);
+    if (end === this.commands.length) for (const buffer of this.changes) written(buffer);
   }
+}
+
+/** Where a step is cut into submissions; a software driver has no watchdog and gets all at once. */
+function cutsOf(commands: readonly Command[]): number[] {
+  const cuts: number[] = [];
+  if (gpu().software) return cuts;
+  let sum = 0;
+  commands.forEach((command, i) => {
+    const work = workOf(command);
+    if (sum > 0 && sum + work > MOST_WORK) {
+      cuts.push(i);
+      sum = 0;
+    }
+    sum += work;
+  });
+  return cuts;
+}
+
+function workOf(command: Command): number {
+  if (command.kind === 'dispatch') return command.work;
+  if (command.kind === 'mirror') return WORK_A_BYTE * (command.end - command.start);
+  return WORK_A_BYTE * (command.kind === 'clear' ? command.tensor.bytes : 2 * command.to.bytes);
 }
 
 let recording: Program | undefined;
@@ -105,6 +147,7 @@ export function record<T>(build: () => T): Program<T> {
     program.result = withScratch(build);
     program.changes = [...mirrors.end()];
     program.mirrored = [...mirrors.read.values()];
+    program.cuts = cutsOf(program.commands);
   } finally {
     recording = mirrors = undefined;
   }
@@ -159,9 +202,10 @@ export function copyToMirror({ buffer, offset, bytes }: Tensor, { texture }: Mir
 
 /**
  * Adds one dispatch to the step that is being recorded: `tensors` are bindings 0…n−1 in the kernel's order, f16 or f32 each (a
- * mirror where it reads a texture), `words` its uniform. `groups` are workgroups in x, y, z.
+ * mirror where it reads a texture), `words` its uniform. `groups` are workgroups in x, y, z. `operations` are those on numbers, where
+ * they take longer than to move the tensors.
  */
-export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word[], groups: [number, number?, number?]): void {
+export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word[], groups: [number, number?, number?], operations = 0): void {
   if (!recording) throw new Error(`kernel ${kernel.name} launched outside a recorded step`);
   const form = kernel.form(tensors.map((t) => t.storage));
   if (tensors.length !== form.tensors) throw new Error(`kernel ${kernel.name} takes ${form.tensors} tensors, got ${tensors.length}`);
@@ -177,7 +221,8 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
   const [x, y = 1, z = 1] = groups;
   const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
   if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
-  recording.commands.push({ kind: 'dispatch', kernel: form, group, x, y, z });
+  const moved = tensors.reduce((sum, t) => sum + (t instanceof Mirror ? 0 : t.bytes), 0);
+  recording.commands.push({ kind: 'dispatch', kernel: form, group, x, y, z, work: Math.max(operations, WORK_A_BYTE * moved) });
   launched++;
   for (const binding of form.writes) mirrors!.overwritten((tensors[binding] as Tensor).buffer);
 }

@@ -38,6 +38,9 @@ export function attentionTiles(rows: readonly { first: number; length: number }[
   return Uint32Array.from(tiles);
 }
 
+/** How long rows may be for what is told of attention's work; how long they are is known when the recorded step runs. */
+const SOME_KEYS = 2048;
+
 const columns = ({ heads, kvHeads, headDim }: HeadShape): number => (heads + 2 * kvHeads) * headDim;
 
 /** Rotates queries and keys of qkv [N, (H+2·kv)·D] in place by `positions` [N]; `table` [context, D] = cos | sin. */
@@ -69,7 +72,8 @@ export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tens
   const first = (tensor: Tensor | Mirror): number => ('first' in tensor ? tensor.first * 4 : 0);
   const words = [heads, qkv.stride, o.stride, heads * headDim, (heads + kvHeads) * headDim, heads / kvHeads, f32(1 / Math.sqrt(headDim))];
   const input = read(qkv);
-  launch(kernel('attention', withHeads(source), constants), [tiles, input, o, lse], [...words, first(input), 0], [tiles.rows, heads]);
+  const pairs = qkv.rows * (Math.min(qkv.rows, SOME_KEYS) / 2) * heads * headDim; // of a number of a query and one of a key
+  launch(kernel('attention', withHeads(source), constants), [tiles, input, o, lse], [...words, first(input), 0], [tiles.rows, heads], 4 * pairs);
   tape.push([qkv, o, lse], () => {
     const dO = tape.take(o);
     const { gradient, add } = tape.target(qkv);
@@ -79,8 +83,8 @@ export function attention(tape: Tape, qkv: Tensor, shape: HeadShape, tiles: Tens
     const [x, dy] = [read(qkv), read(dO)];
     const gradConstants = { ...constants, ...headWidths({ QKV: width(qkv), DO: width(dO) }) };
     const all = [...words, first(x), first(dy)];
-    launch(kernel('attention_grad_q', withHeads(gradQSource), gradConstants), [tiles, x, o, lse, dy, gradient, delta], all, [tiles.rows * queries, heads]);
-    launch(kernel('attention_grad_kv', withHeads(gradKvSource), gradConstants), [tiles, x, lse, delta, dy, gradient], all, [tiles.rows * queries, kvHeads]);
+    launch(kernel('attention_grad_q', withHeads(gradQSource), gradConstants), [tiles, x, o, lse, dy, gradient, delta], all, [tiles.rows * queries, heads], 6 * pairs);
+    launch(kernel('attention_grad_kv', withHeads(gradKvSource), gradConstants), [tiles, x, lse, delta, dy, gradient], all, [tiles.rows * queries, kvHeads], 8 * pairs);
     release(dO, delta);
   });
   tape.done(lse);

@@ -55,7 +55,7 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   const part = scratch(parts * rows, n);
   const ldp = part.stride / 4;
   launch(made, [a, b, part], [m, n, k, a.stride / 4, b.stride / 4, ldp, 0, f32(1), chunk, rows],
-    [Math.ceil(n / tileCols), Math.ceil(m / tileRows), parts]);
+    [Math.ceil(n / tileCols), Math.ceil(m / tileRows), parts], 2 * m * n * k);
   const scale = f32((store.kind === 'add' ? store.scale : undefined) ?? 1);
   launch(kernel('matmul_split', splitSource, { ADD: store.kind === 'add', COLUMNS: columns !== undefined }), [part, c, ...(columns ? [columns] : [])],
     [rows * ldp, parts, ldp, c.stride / 4, scale], spread(rows * ldp));
@@ -106,5 +106,5 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   if (columns) tensors.push(columns);
   const starts = tensors.flatMap((t) => ('first' in t ? [t.first] : []));
   launch(made, tensors, [m, n, k, a.stride / 4, b.stride / 4, c.stride / 4, bias ? 1 : 0, scale, ...starts],
-    [Math.ceil(n / tileCols), Math.ceil(m / tileRows)]);
+    [Math.ceil(n / tileCols), Math.ceil(m / tileRows)], 2 * m * n * k);
 }
