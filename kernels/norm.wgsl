@@ -1,6 +1,7 @@
 // norm: y = (x − mean)/√(var + eps) · g + b, a row at a time (KIND layer), or y = x/√(mean(x²) + eps) · g (KIND rms).
 // X, Y [N,C]; G, B [C]; S [N,2] keeps (mean, 1/√…) of each row for the gradient. Strides in vec4s.
-// OWN > 0: a lane's OWN vec4s of the row stay in registers, else they are read again. Dispatch ⌈N/ROWS⌉ with reduction.wgsl in front: LANES lanes take a row, a workgroup ROWS = WG/LANES of them.
+// OWN > 0: a lane's OWN vec4s of the row stay in registers, else they are read again. Dispatch
+// grid(⌈N/ROWS⌉) with reduction.wgsl in front: LANES lanes take a row, a workgroup ROWS = WG/LANES of them.
 struct P { N: u32, C: u32, ld: u32, eps: f32 }
 @group(0) @binding(0) var<storage, read> X: array<vec4f>;
 @group(0) @binding(1) var<storage, read> G: array<vec4f>;
@@ -14,9 +15,9 @@ struct P { N: u32, C: u32, ld: u32, eps: f32 }
 //% const each = (f) => (OWN ? [...Array(OWN).keys()].map((i) => `{ let c = lane + ${i * LANES}; ${f(`x${i}`)} }`).join('\n  ')
 //%   : `for (var c = lane; c < p.ld; c += ${LANES}) { let x = X[base + c]; ${f('x')} }`);
 @compute @workgroup_size(${WG})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let lane = t % ${LANES};
-  let row = w.x * ${WG / LANES} + t / ${LANES};
+  let row = (w.y * groups.x + w.x) * ${WG / LANES} + t / ${LANES};
   let base = min(row, p.N - 1) * p.ld;
   //% for (let i = 0; i < OWN; i++) {
   let x${i} = ${i * LANES + LANES <= LD ? `X[base + lane + ${i * LANES}]` : `select(vec4f(), X[base + min(lane + ${i * LANES}, p.ld - 1)], lane + ${i * LANES} < p.ld)`};

@@ -12,9 +12,9 @@ struct P { N: u32, C: u32, ld: u32 }
 //% const each = (f) => (OWN ? [...Array(OWN).keys()].map((i) => `{ let c = lane + ${i * LANES}; ${f(`xh${i}`, `u${i}`)} }`).join('\n  ')
 //%   : `for (var c = lane; c < p.ld; c += ${LANES}) { let xh = (X[base + c] - s.x) * s.y; let u = DY[base + c] * G[c]; ${f('xh', 'u')} }`);
 @compute @workgroup_size(${WG})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let lane = t % ${LANES};
-  let row = w.x * ${WG / LANES} + t / ${LANES};
+  let row = (w.y * groups.x + w.x) * ${WG / LANES} + t / ${LANES};
   let base = min(row, p.N - 1) * p.ld;
   let s = S[min(row, p.N - 1)];
   //% for (let i = 0; i < OWN; i++) {

@@ -2,7 +2,7 @@
 // strictly above l (a lower rank is better; ties are dropped), and the gradient of Σ weights[p]·loss[p] by each reward.
 // Responses R: rewards, ranks, gradient [R]; prompts [P] = (first response, K); margins, weights [P];
 // stats [P,4] = (loss, n, correctly ordered pairs, Σ r_w − r_l). A prompt without a strict pair gives zeros.
-// Dispatch ⌈P / (WG/LANES)⌉: a subgroup (else a workgroup) a prompt, a lane a response, looping over the others.
+// Dispatch grid(⌈P / (WG/LANES)⌉): a subgroup (else a workgroup) a prompt, a lane a response, looping over the others.
 struct P { prompts: u32 }
 @group(0) @binding(0) var<storage, read> rewards: array<f32>;
 @group(0) @binding(1) var<storage, read> ranks: array<f32>;
@@ -21,9 +21,9 @@ fn minus_log_sigmoid(z: f32) -> f32 {
 fn sigmoid(z: f32) -> f32 { return 1 / (1 + exp(clamp(-z, -88.0, 88.0))); }
 
 @compute @workgroup_size(${WG})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let lane = t % ${LANES};
-  let prompt = w.x * ${WG / LANES} + t / ${LANES};
+  let prompt = (w.y * groups.x + w.x) * ${WG / LANES} + t / ${LANES};
   let known = prompt < p.prompts;
   let at = min(prompt, p.prompts - 1);
   let first = prompts[at].x;

@@ -1,6 +1,6 @@
 // token_logprob: for logits z [M,V] and a temperature τ: lse = log Σ_v exp(z_v/τ), logp = z_target/τ − lse,
 // entropy = lse − Σ_v p_v z_v/τ, and whether the target is the most likely token. OUT [M,4] = (logp, entropy, correct, lse).
-// V is not padded here: columns ≥ V of a row are left out. Dispatch ⌈M/ROWS⌉, rows as in norm.wgsl.
+// V is not padded here: columns ≥ V of a row are left out. Dispatch grid(⌈M/ROWS⌉), rows as in norm.wgsl.
 struct P { M: u32, V: u32, ld: u32, inverse_temperature: f32 }
 @group(0) @binding(0) var<storage, read> Z: array<vec4f>;
 @group(0) @binding(1) var<storage, read> TARGET: array<u32>;
@@ -8,9 +8,9 @@ struct P { M: u32, V: u32, ld: u32, inverse_temperature: f32 }
 @group(0) @binding(3) var<uniform> p: P;
 const LOWEST = -3.0e38;
 @compute @workgroup_size(${WG})
-fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
   let lane = t % ${LANES};
-  let row = w.x * ${WG / LANES} + t / ${LANES};
+  let row = (w.y * groups.x + w.x) * ${WG / LANES} + t / ${LANES};
   let base = min(row, p.M - 1) * p.ld;
   let whole = p.V / 4; // vec4s without padding
   var top = vec4f(LOWEST);

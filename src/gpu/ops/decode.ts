@@ -68,11 +68,15 @@ export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positio
     [qkv.rows, each, ...words, length], grid);
 }
 
-/** Copies slots' first places to other slots: `pairs` [Q,4] = (from, to, places, 0); unused pairs have 0 places. */
+/**
+ * Copies slots' first places, at most `longest`, to other slots: `pairs` [Q,4] = (from, to, places, 0); unused pairs have 0 places. No slot
+ * is both copied from and copied to.
+ */
 export function cacheCopy(pairs: Tensor, shape: HeadShape, cache: LayerCache, length: number, longest: number): void {
-  const width = shape.kvHeads * shape.headDim;
-  launch(kernel('cache_copy', copySource), [pairs, cache.keys, cache.values], [length, width],
-    [Math.ceil((longest * width) / 64), pairs.rows]);
+  const vec = shape.headDim % 4 === 0;
+  const width = (shape.kvHeads * shape.headDim) / (vec ? 4 : 1);
+  const { each, grid } = rowGrid(width, longest);
+  launch(kernel('cache_copy', copySource, { VEC: vec }), [pairs, cache.keys, cache.values], [length, each, width], [...grid, pairs.rows]);
   if (cache.textures) {
     copyToMirror(cache.keys, cache.textures.keys);
     copyToMirror(cache.values, cache.textures.values);

@@ -4,6 +4,7 @@ import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
 import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
+import { grid } from './reduction.ts';
 
 /** Which tokens have which id, sorted on the host: `runs` [R,4] = (id, first, end, 0), `order` [N]. */
 export interface Occurrences {
@@ -38,8 +39,8 @@ function scatter(table: Parameter, occurrences: Occurrences | undefined, dx: Ten
   if (!occurrences) throw new Error('the gradient of an embedding needs its occurrences');
   const ld = dx.stride / 4;
   for (const { grad, firstRow } of slicesOf(table)) {
-    launch(kernel('embedding_grad', gradSource), [occurrences.runs, occurrences.order, dx, grad!], [ld, firstRow, grad!.rows],
-      [Math.ceil(ld / 8), occurrences.runs.rows]);
+    launch(kernel('embedding_grad', gradSource), [occurrences.runs, occurrences.order, dx, grad!],
+      [ld, firstRow, grad!.rows, occurrences.runs.rows], [Math.ceil(ld / 8), ...grid(occurrences.runs.rows)]);
   }
 }
 

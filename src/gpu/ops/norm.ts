@@ -4,7 +4,7 @@ import { f32, launch } from '../program.ts';
 import type { Parameter, Tape } from '../tape.ts';
 import { release, rowVec4s, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
-import { rowKernel, rowLanes } from './reduction.ts';
+import { grid, rowKernel, rowLanes } from './reduction.ts';
 
 /** A lane keeps so many vec4s of its row in registers; a longer row is read again for each of the sums. */
 const MOST_OWN = 8;
@@ -18,7 +18,7 @@ export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Param
   const each = Math.ceil(ld / (lanes.subgroup || lanes.workgroup)); // vec4s a lane
   const own = each <= MOST_OWN ? { OWN: each, LD: ld } : { OWN: 0, LD: 0 };
   const forward = rowKernel('norm', source, lanes, { KIND: kind, ...own });
-  const groups: [number] = [Math.ceil(x.rows / forward.rows)];
+  const groups = grid(Math.ceil(x.rows / forward.rows));
   launch(forward.made, [x, weight.value, ...(kind === 'layer' ? [bias!.value] : []), y, stats],
     [x.rows, x.cols, ld, f32(eps)], groups);
   tape.push([x, stats], () => {

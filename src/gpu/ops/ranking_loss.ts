@@ -1,7 +1,7 @@
 import source from '../../../kernels/ranking_loss.wgsl';
 import { clear, launch } from '../program.ts';
 import type { Tensor } from '../tensor.ts';
-import { type Lanes, rowKernel, rowLanes } from './reduction.ts';
+import { grid, type Lanes, rowKernel, rowLanes } from './reduction.ts';
 
 /** What the ranking loss reads and writes: R responses, prompt by prompt; P prompts, padding has weight 0 or K = 0. */
 export interface RankingLoss {
@@ -34,6 +34,6 @@ export function rankingLoss(io: RankingLoss, lanes: Lanes = rowLanes()): void {
     made,
     [io.rewards, io.ranks, io.prompts, io.margins, io.weights, io.dRewards, io.stats],
     [prompts],
-    [Math.ceil(prompts / rows)],
+    grid(Math.ceil(prompts / rows)),
   );
 }

@@ -6,7 +6,7 @@ import { f32, launch } from '../program.ts';
 import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 import { matmul } from './matmul.ts';
-import { rowKernel, rowLanes } from './reduction.ts';
+import { grid, rowKernel, rowLanes } from './reduction.ts';
 
 export interface TokenLogprobOptions {
   /** Logits are divided by it. */
@@ -40,7 +40,7 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
   for (const { first, count } of parts) {
     const logits = logitsOf(h.rowRange(first, count), w);
     launch(made, [logits, targets.rowRange(first, count), stats.rowRange(first, count)],
-      [count, vocabulary, stride / 4, inverse], [Math.ceil(count / rows)]);
+      [count, vocabulary, stride / 4, inverse], grid(Math.ceil(count / rows)));
     if (tape.training && parts.length === 1) kept.set(first, logits);
     else release(logits);
   }
@@ -48,10 +48,10 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
     const { gradient, add } = tape.target(h);
     for (const { first, count } of parts) {
       const logits = kept.get(first) ?? logitsOf(h.rowRange(first, count), w);
-      const { each, grid } = rowGrid(stride / 4, count);
+      const lanes = rowGrid(stride / 4, count);
       launch(kernel('token_logprob_grad', gradSource),
         [targets.rowRange(first, count), stats.rowRange(first, count), options.dLogp!.rowRange(first, count), logits],
-        [count, each, vocabulary, stride / 4, inverse], grid);
+        [count, lanes.each, vocabulary, stride / 4, inverse], lanes.grid);
       for (const { value, grad, firstRow } of slices) {
         const dz = logits.columnRange(firstRow, value.rows);
         if (grad) matmul('tn', dz, h.rowRange(first, count), grad, { kind: 'add' });
