@@ -26,7 +26,8 @@ fn scaled(base: u32, i: u32, temperature: f32) -> vec4f {
 }
 // Unsigned integers that sort as the numbers do; −0 counts as 0.
 fn ordered(x: vec4f) -> vec4u {
-  let bits = bitcast<vec4u>(select(x, vec4f(), x == vec4f()));
+  let given = bitcast<vec4u>(x);
+  let bits = select(given, vec4u(), (given << vec4u(1)) == vec4u()); // by its bits: compilers may take −0 for 0
   return select(bits | vec4u(0x80000000u), ~bits, (bits >> vec4u(31)) == vec4u(1));
 }
 fn weights(x: vec4f, top: f32) -> vec4f { return exp(x - top); }

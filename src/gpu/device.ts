@@ -162,14 +162,15 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     return quietly(() => findAdapter(instances.at(-1)!, options.adapter));
   };
   let adapter = await find([]);
-  if (adapter && isSoftware(adapter) && !options.boundsChecks) adapter = await find(['disable_robustness']);
+  if (adapter && isSoftware(adapter.info) && !options.boundsChecks) adapter = await find(['disable_robustness']);
   // tfjs asks for navigator.gpu before it takes a device.
   Object.defineProperty(globalThis, 'navigator', { value: { gpu: instances.at(-1), userAgent: 'rlhf' }, configurable: true });
   if (!adapter) {
     throw new RunError('no WebGPU adapter: there is no GPU driver that Dawn can use',
       'run `rlhf doctor`; without a GPU, install a software Vulkan driver (Debian, Ubuntu: mesa-vulkan-drivers ≥ 23.3)');
   }
-  const limits = adapter.limits;
+  const { info, limits } = adapter;
+  const software = isSoftware(info);
   const wanted = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'];
   const device = await quietly(() => adapter.requestDevice({
     requiredFeatures: wanted.filter((f) => adapter.features.has(f)) as GPUFeatureName[],
@@ -187,7 +188,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   failure = undefined;
   void device.lost.then((lost) => {
     if (current?.device !== device) return; // closeDevice
-    failure = new RunError(`the device was lost: ${firstLine(lost.message)}`, 'go on from the last checkpoint with --resume');
+    failure = new RunError(`the device was lost: ${firstLine(lost.message)}`, `go on from the last checkpoint with --resume${software ? ''
+      : '; if it happens again, begin anew with a lower --micro-batch-tokens: systems reset a GPU that one kernel keeps busy for seconds'}`);
   });
   device.addEventListener('uncapturederror', (event) => {
     event.preventDefault(); // Dawn would print it, over several lines
@@ -197,9 +199,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
       : new RunError(`GPU error: ${firstLine(error.message)}`);
     if (process.env.RLHF_DEBUG) process.stderr.write(`${error.message}\n`);
   });
-  const info = adapter.info;
   const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
-  const software = isSoftware(adapter);
   const features = new Set<string>(device.features);
   // In tests: kernels and plans as on a GPU, with this adapter's subgroups if it says `subgroups`, else as if theirs had no fixed size.
   const asGpu = process.env.RLHF_GPU_FORMS;
@@ -221,9 +221,13 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   return opened;
 }
 
-const isSoftware = (adapter: GPUAdapter): boolean =>
-  /llvmpipe|swiftshader|software|lavapipe/i.test(`${adapter.info.device} ${adapter.info.description} ${adapter.info.architecture}`)
-  || (adapter as unknown as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
+/**
+ * Whether an adapter's shaders run on the CPU: Dawn calls such adapters fallbacks, or they have a name that is known. A description alone says
+ * nothing: those of GPUs' drivers may speak of software too (AMD's is part of `AMD Software`).
+ */
+export const isSoftware = ({ device, description, architecture, isFallbackAdapter }: Partial<GPUAdapterInfo>): boolean =>
+  isFallbackAdapter === true || /^(software|swiftshader|warp)$/i.test(architecture ?? '')
+  || /llvmpipe|lavapipe|swiftshader|Microsoft Basic Render/i.test(`${device} ${description}`);
 
 /** Bytes of the buffer that was asked for last: what a report of lacking memory is about. */
 let asked = 0;
