@@ -1,24 +1,31 @@
 // A CPU runs a workgroup's lanes in order from one barrier to the next, and workgroups in order: a lane that reads what a later one will
 // have overwritten, or what an earlier one happens to have written without a barrier between, would never be noticed here, and on a GPU now
-// and then. So the tests of kernels that share workgroup memory or reduce are repeated in the forms for GPUs, from behind.
+// and then. So the kernels' tests are repeated in the forms for GPUs, from behind.
 process.env.RLHF_GPU_FORMS = '1';
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { reverseKernels } from './reversed.ts';
+import { reorderKernels } from './reordered.ts';
 
-const changed = reverseKernels();
+const changed = reorderKernels();
+await import('./adamw.test.ts');
 await import('./attention.test.ts');
 await import('./column_sum.test.ts');
 await import('./decode_kernels.test.ts');
+await import('./dropout.test.ts');
+await import('./ema.test.ts');
 await import('./embedding.test.ts');
+await import('./gather.test.ts');
+await import('./many_rows.test.ts');
 await import('./norm.test.ts');
 await import('./ppo_objective.test.ts');
 await import('./ppo_rewards.test.ts');
 await import('./ranking_loss.test.ts');
+await import('./rotary.test.ts');
 await import('./sampler.test.ts');
 await import('./scalar_head.test.ts');
 await import('./sums.test.ts');
+await import('./swiglu.test.ts');
 await import('./token_logprob.test.ts');
 
 test('the kernels of the tests above ran from behind', () => {

@@ -3,9 +3,9 @@ process.env.RLHF_GPU_FORMS = '1';
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { reverseKernels } from './reversed.ts';
+import { reorderKernels } from './reordered.ts';
 
-const changed = reverseKernels();
+const changed = reorderKernels();
 await import('./matmul_forms.test.ts');
 
 test('the kernels of the tests above ran from behind', () => {

@@ -1,0 +1,25 @@
+// order.test.ts reverses lanes, but 8 that stand side by side still run in lockstep on Mesa's driver, where a GPU may let each of its lanes run
+// ahead: here those 8 are from all over the workgroup, and lanes that work side by side run one after the other.
+process.env.RLHF_GPU_FORMS = '1';
+
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { reorderKernels, scattered } from './reordered.ts';
+
+const changed = reorderKernels(scattered);
+await import('./attention.test.ts');
+await import('./decode_kernels.test.ts');
+await import('./norm.test.ts');
+await import('./ppo_objective.test.ts');
+await import('./ppo_rewards.test.ts');
+await import('./ranking_loss.test.ts');
+await import('./sampler.test.ts');
+await import('./scalar_head.test.ts');
+await import('./sums.test.ts');
+await import('./token_logprob.test.ts');
+
+test('the kernels of the tests above ran with their lanes scattered', () => {
+  assert.ok(changed() > 40, `${changed()} kernels`);
+});
+
+test.run();
