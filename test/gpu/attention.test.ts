@@ -1,7 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gpu } from '../../src/gpu/device.ts';
-import { attention, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
+import { gpu, withGpu } from '../../src/gpu/device.ts';
+import { attention, attentionTile, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
 import type { Tape } from '../../src/gpu/tape.ts';
 import type { Tensor } from '../../src/gpu/tensor.ts';
 import { attentionGradOf, attentionOf, type Span } from '../../src/self_test/reference/attention.ts';
@@ -141,6 +141,16 @@ test('the reference’s gradient is its finite difference', () => {
       1e-8,
     );
   }
+});
+
+test('a step takes as many keys as the device has workgroup memory for, and heads that 8 keys do not fit for are refused', () => {
+  const on = (bytes: number, headDim: number): number => {
+    const limits = { ...gpu().adapter.limits, maxComputeWorkgroupStorageSize: bytes };
+    return withGpu({ ...gpu(), subgroup: 0, adapter: { limits } as GPUAdapter }, () => attentionTile(headDim).keys);
+  };
+  assert.equal([64, 80, 128, 192].map((headDim) => on(16384, headDim)), [16, 16, 8, 8]);
+  assert.equal([64, 80, 128, 256].map((headDim) => on(32768, headDim)), [32, 16, 16, 8]);
+  assert.throws(() => on(16384, 256), /^heads of 256 take 16448 bytes of workgroup memory, and the device has 16384$/);
 });
 
 test.run();

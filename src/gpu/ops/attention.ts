@@ -2,6 +2,7 @@ import source from '../../../kernels/attention.wgsl';
 import gradQSource from '../../../kernels/attention_grad_q.wgsl';
 import gradKvSource from '../../../kernels/attention_grad_kv.wgsl';
 import rotarySource from '../../../kernels/rotary.wgsl';
+import { RunError } from '../../errors.ts';
 import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
@@ -19,13 +20,16 @@ export interface HeadShape {
 
 /**
  * Lanes a workgroup, queries a lane and keys a step of the attention kernels on this device. Without subgroups of 8, keys and
- * values of a step lie in workgroup memory: as many as fit the 16 KiB that every device has, whatever the lanes.
+ * values of a step lie in workgroup memory: as many as fit in 20 KiB, at least 8, whatever the lanes. Throws RunError where the device has
+ * too little of it, as with the 16 KiB that each has for heads of 256.
  */
 export function attentionTile(headDim: number): { lanes: number; queries: number; keys: number } {
   if (gpu().subgroup === 8) return { lanes: 8, queries: 2, keys: 8 };
   const bytes = 2 * Math.ceil(headDim / 4) * 16 + 8; // a key, a value (or a query and its gradient), two sums
-  const room = Math.min(20480, gpu().adapter.limits.maxComputeWorkgroupStorageSize);
-  return { lanes: 64, queries: 1, keys: [32, 16].find((keys) => keys * bytes <= room) ?? 8 };
+  const most = gpu().adapter.limits.maxComputeWorkgroupStorageSize;
+  const keys = [32, 16].find((some) => some * bytes <= Math.min(20480, most)) ?? 8;
+  if (keys * bytes > most) throw new RunError(`heads of ${headDim} take ${keys * bytes} bytes of workgroup memory, and the device has ${most}`);
+  return { lanes: 64, queries: 1, keys };
 }
 
 /** One tile: a run of queries of one row. */
