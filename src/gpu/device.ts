@@ -171,7 +171,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   }
   const { info, limits } = adapter;
   const software = isSoftware(info);
-  const wanted = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'];
+  const wanted = ['shader-f16', 'subgroups', 'timestamp-query', ...(process.env.RLHF_MATRIX_UNITS ? ['chromium-experimental-subgroup-matrix'] : [])];
   const device = await quietly(() => adapter.requestDevice({
     requiredFeatures: wanted.filter((f) => adapter.features.has(f)) as GPUFeatureName[],
     requiredLimits: {

@@ -21,11 +21,11 @@ type Command = Dispatch | Clear | Copy | MirrorCopy;
 
 /**
  * The most work of a submission to a GPU. Systems take a GPU for hung and reset it where it is busy with one submission (Linux' amdgpu:
- * 2 to 10 s, macOS: some seconds) or one dispatch (Windows: 2 s) for too long. A small integrated GPU of 0.3 TFLOP/s that reaches a third
- * of that takes 80 s for a pass of GPT-2 over 8 × 1024 tokens, forward and backward, and one for so much. A large one gets that pass in 99
- * submissions instead of one: the host is ahead of it, so their cost should not show (not measured on one).
+ * 2 to 10 s, macOS: some seconds) or one dispatch (Windows: 2 s) for too long. A small integrated GPU of 0.6 TFLOP/s that reaches a third
+ * of that needs half a minute for a pass of GPT-2 over 8 × 1024 tokens, and a second for so much; a large one gets 50 submissions
+ * instead of one, for tens of microseconds each that pass while it computes.
  */
-const MOST_WORK = 1e11;
+const MOST_WORK = 2e11;
 /** Work that takes such a GPU as long as to read or write a byte, of 30 GB a second. */
 const WORK_A_BYTE = 3;
 

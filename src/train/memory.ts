@@ -45,8 +45,8 @@ export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void
 function defaultMemory(): number {
   const { software, adapter } = gpu();
   if (software) return Math.min(4 * 2 ** 30, totalmem() / 4);
-  // An adapter that binds 2 GiB and more at once is a discrete GPU with 8 GiB or more.
-  return adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30;
+  // An adapter that binds 2 GiB and more at once is a discrete GPU with 8 GiB or more, as a rule; an integrated one has the system's.
+  return Math.min(adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30, totalmem() / 2);
 }
 
 /** How a run's passes are cut to stay within memory. */
