@@ -1,5 +1,5 @@
 // Kernels whose lanes share numbers by subgroup operations, and whose subgroups share them through workgroup memory: the last subgroup of the
-// last workgroup first (see order.test.ts), lanes of a subgroup in their order, which the operations need.
+// last workgroup first (see order_slow.test.ts), lanes of a subgroup in their order, which the operations need.
 process.env.RLHF_GPU_FORMS = 'subgroups';
 
 import { test } from 'uvu';
