@@ -1,5 +1,6 @@
 // Llama 3's rotary scaling as llama.cpp keeps it: not its four numbers, but by what they divide each frequency.
 import type { RopeScaling } from '../model/config.ts';
+import { rotaryFrequencies } from '../model/rotary.ts';
 
 export type Llama3Scaling = Extract<RopeScaling, { kind: 'llama3' }>;
 
@@ -15,14 +16,8 @@ const wavelength = (i: number, headDim: number, theta: number): number => 2 * Ma
 
 /** By what Llama 3's scaling divides each rotary frequency [D/2]: 1 for short waves, the factor for long ones. */
 export function rotaryFactors(headDim: number, theta: number, scaling: Llama3Scaling): Float32Array {
-  const { factor, lowFreqFactor, highFreqFactor, originalContext } = scaling;
-  return Float32Array.from({ length: headDim / 2 }, (_, i) => {
-    const wave = wavelength(i, headDim, theta);
-    if (wave < originalContext / highFreqFactor) return 1;
-    if (wave > originalContext / lowFreqFactor) return factor;
-    const smooth = (originalContext / wave - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
-    return 1 / ((1 - smooth) / factor + smooth);
-  });
+  const scaled = rotaryFrequencies({ headDim, ropeTheta: theta, ropeScaling: scaling });
+  return Float32Array.from(rotaryFrequencies({ headDim, ropeTheta: theta }), (frequency, i) => frequency / scaled[i]!);
 }
 
 /**

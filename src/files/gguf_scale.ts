@@ -1,7 +1,7 @@
 // How channels between two tensors are scaled before matrices are rounded to 8 bits.
 import type { ModelConfig, PlannedTensor } from '../model/config.ts';
+import { rotaryFrequencies } from '../model/rotary.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import { rotaryFactors } from './gguf_rotary.ts';
 import type { ModelFolder } from './model_folder.ts';
 
 /**
@@ -188,11 +188,10 @@ function normalise(x: Float64Array, weight: Float32Array, eps: number): Float64A
 }
 
 /** Rotates the two halves of each head [count, heads, D] by its token's angles, in place. */
-function rotate(x: Float64Array, { headDim: D, ropeTheta, ropeScaling }: ModelConfig, heads: number): Float64Array {
+function rotate(x: Float64Array, config: ModelConfig, heads: number): Float64Array {
+  const D = config.headDim;
   const half = D / 2;
-  const factors = ropeScaling?.kind === 'llama3' ? rotaryFactors(D, ropeTheta, ropeScaling) : undefined;
-  for (let i = 0; i < half; i++) {
-    const frequency = ropeTheta ** ((-2 * i) / D) / (factors?.[i] ?? (ropeScaling?.kind === 'linear' ? ropeScaling.factor : 1));
+  for (const [i, frequency] of rotaryFrequencies(config).entries()) {
     for (let head = 0; head < x.length / D; head++) {
       const angle = Math.floor(head / heads) * frequency;
       const [cos, sin, at] = [Math.cos(angle), Math.sin(angle), head * D + i];

@@ -4,7 +4,7 @@ import { type HeadShape, rotary } from '../../src/gpu/ops/attention.ts';
 import { copy } from '../../src/gpu/program.ts';
 import { Tape } from '../../src/gpu/tape.ts';
 import { persistent, scratch } from '../../src/gpu/tensor.ts';
-import { rotaryTable } from '../../src/model/decoder.ts';
+import { rotaryTable } from '../../src/model/rotary.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { dot } from '../reference/finite_difference.ts';
 import { rotaryOf } from '../../src/self_test/reference/rotary.ts';

@@ -4,7 +4,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { UsageError } from '../../src/errors.ts';
 import { configFromHf, configToHf, parameterCount, tensorPlan } from '../../src/model/config.ts';
-import { rotaryTable } from '../../src/model/decoder.ts';
+import { rotaryTable } from '../../src/model/rotary.ts';
 import { FUZZ_CASES, seeded } from '../files/mutate.ts';
 import { MODELS } from '../files/temporary.ts';
 
