@@ -10,14 +10,7 @@ const LANES = 8; // of Mesa's driver; any other has this many or a multiple
 
 const changed = reorderKernels(subgroupsFromBehind(LANES));
 await import('./adamw.test.ts');
-await import('./decode_kernels.test.ts');
-await import('./norm.test.ts');
-await import('./ppo_objective.test.ts');
-await import('./ppo_rewards.test.ts');
-await import('./ranking_loss.test.ts');
-await import('./sampler.test.ts');
-await import('./scalar_head.test.ts');
-await import('./token_logprob.test.ts');
+await import('./reductions.ts');
 
 test('the kernels of the tests above ran with their subgroups from behind', () => {
   assert.ok(changed() > 40, `${changed()} kernels`);

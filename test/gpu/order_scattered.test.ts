@@ -8,15 +8,8 @@ import * as assert from 'uvu/assert';
 import { reorderKernels, scattered } from './reordered.ts';
 
 const changed = reorderKernels(scattered);
-await import('./decode_kernels.test.ts');
-await import('./norm.test.ts');
-await import('./ppo_objective.test.ts');
-await import('./ppo_rewards.test.ts');
-await import('./ranking_loss.test.ts');
-await import('./sampler.test.ts');
-await import('./scalar_head.test.ts');
+await import('./reductions.ts');
 await import('./sums.test.ts');
-await import('./token_logprob.test.ts');
 
 test('the kernels of the tests above ran with their lanes scattered', () => {
   assert.ok(changed() > 40, `${changed()} kernels`);

@@ -21,16 +21,9 @@ if (process.env.RLHF_SLOW_TESTS) {
   await import('./rotary.test.ts');
   await import('./attention.test.ts');
   await import('./column_sum.test.ts');
-  await import('./decode_kernels.test.ts');
+  await import('./reductions.ts');
   await import('./embedding.test.ts');
-  await import('./norm.test.ts');
-  await import('./ppo_objective.test.ts');
-  await import('./ppo_rewards.test.ts');
-  await import('./ranking_loss.test.ts');
-  await import('./sampler.test.ts');
-  await import('./scalar_head.test.ts');
   await import('./sums.test.ts');
-  await import('./token_logprob.test.ts');
   await import('./swiglu.test.ts');
   testsOfKernels(/^(low_rank|half|add|decode_state)|^(?!matmul|attention_f16).*_f16$/); // no file above has these
   test('the kernels of the tests above ran from behind', () => {
