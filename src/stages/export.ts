@@ -28,8 +28,9 @@ export async function exportModel(settings: ExportSettings, context: RunContext)
         if (signal.aborted) throw new Interrupted();
       });
       progress.end();
+    } else {
+      await writeMerged(model, out!, settings.dtype);
     }
-    else await writeMerged(model, out!, settings.dtype);
   } finally {
     model.close();
   }
