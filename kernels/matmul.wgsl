@@ -22,9 +22,9 @@ enable chromium_experimental_subgroup_matrix;
 //% }
 //% }
 //% if (FORM === 'broadcast') {
-struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32, a0: u32, b0: u32 }
-@group(0) @binding(0) var A: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(1) var B: texture_storage_2d<rgba32float, read>;
+struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32, a: u32, b: u32 }
+@group(0) @binding(0) var A: texture_storage_2d${A_WIDTH ? '' : '_array'}<rgba32float, read>;
+@group(0) @binding(1) var B: texture_storage_2d${B_WIDTH ? '' : '_array'}<rgba32float, read>;
 //% } else {
 struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scale: f32${STORE === 'part' ? ', chunk: u32, rows: u32' : ''} }
 @group(0) @binding(0) var<storage, read> A: array<vec4f>;

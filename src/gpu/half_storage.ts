@@ -1,5 +1,5 @@
 const BINDING = /(@group\(0\)\s*@binding\((\d+)\)\s*var<storage[^>]*>\s*(\w+)\s*:\s*)array<(\w+)>/g;
-const TEXTURE = /(@group\(0\)\s*@binding\((\d+)\)\s*var\s+\w+\s*:\s*texture_storage_2d<)rgba32float/g;
+const TEXTURE = /(@group\(0\)\s*@binding\((\d+)\)\s*var\s+\w+\s*:\s*texture_storage_2d(?:_array)?<)rgba32float/g;
 const NARROW: Readonly<Record<string, string>> = { f32: 'f16', vec2f: 'vec2h', vec4f: 'vec4h' };
 const STORE = /\s*([-+*/]?)=(?!=)/y;
 const MEMBER_STORE = /\s*\.\w+\s*[-+*/]?=(?!=)/y;

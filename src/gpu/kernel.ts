@@ -27,7 +27,7 @@ export interface Form {
 }
 
 const compiled = perDevice(() => ({ kernels: new Map<string, Kernel>(), pending: 0, created: 0 }));
-const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write|storage,\s*read|storage|uniform)>|\s+\w+: texture_storage_2d<(\w+), (read|write)>)/g;
+const BINDING = /@group\(0\)\s*@binding\((\d+)\)\s*var(?:<(storage,\s*read_write|storage,\s*read|storage|uniform)>|\s+\w+: texture_storage_2d(_array)?<(\w+), (read|write)>)/g;
 
 /** Pipelines asked for and not yet compiled, and all asked for: for showing progress before a first step. */
 export const compilation = (): { pending: number; created: number } => compiled();
@@ -58,9 +58,10 @@ export function kernel(name: string, source: string, constants: Constants = {}):
 
 function compile(device: GPUDevice, name: string, code: string, key: string): Form {
   const entries: GPUBindGroupLayoutEntry[] = [];
-  for (const [, binding, kind, format, access] of code.matchAll(BINDING)) {
+  for (const [, binding, kind, array, format, access] of code.matchAll(BINDING)) {
     if (format) {
-      entries.push({ binding: Number(binding), visibility: 4, storageTexture: { access: `${access as 'read' | 'write'}-only`, format: format as GPUTextureFormat } });
+      const storageTexture = { access: `${access as 'read' | 'write'}-only`, format: format as GPUTextureFormat, viewDimension: array ? '2d-array' : '2d' } as const;
+      entries.push({ binding: Number(binding), visibility: 4, storageTexture });
       continue;
     }
     const type = kind === 'uniform' ? 'uniform' : kind.includes('read_write') ? 'storage' : 'read-only-storage';

@@ -13,8 +13,9 @@ export const mirrorWidth = (storage: Storage): number => ROW_BYTES / (4 * bytesO
 const SKEW_BYTES = 64;
 const textureWidth = (storage: Storage): number => mirrorWidth(storage) + SKEW_BYTES / (4 * bytesOf(storage));
 
-/** A tensor as a kernel binds it that reads a storage texture: the texture, and the texel where the tensor begins. */
+/** A tensor as a kernel binds it that reads a storage texture. */
 export class Mirror {
+  /** @param first the texel where the tensor begins; in panels, the shift from a column of texels to its panel */
   constructor(readonly texture: MirrorTexture, readonly first: number) {}
 
   get storage(): Storage {
@@ -22,7 +23,17 @@ export class Mirror {
   }
 }
 
-/** A texture that holds bytes `start` to `end` of a buffer. */
+/** Texels in a row of a texture, its rows, and how many such layers it has, where it is an array of them. */
+interface Shape { width: number; rows: number; layers?: number }
+
+/**
+ * How a matrix lies in panels: each layer of the texture holds `width` columns of texels (the last one perhaps fewer), in a row for each row of
+ * the matrix. Where a product goes down the matrix' rows it then reads memory from end to end, which a CPU fetches ahead, and from
+ * few pages.
+ */
+interface Panels { rows: number; rowBytes: number; columns: number; width: number }
+
+/** A texture that holds numbers of a buffer. */
 export class MirrorTexture {
   readonly view: GPUTextureView;
   /** For buffers that outlive a step: whether the buffer was written since the last copy. */
@@ -30,10 +41,11 @@ export class MirrorTexture {
   readonly device = gpu().device;
   private readonly texture: GPUTexture;
 
-  constructor(readonly rows: number, readonly storage: Storage) {
+  constructor(readonly shape: Shape, readonly storage: Storage) {
+    const { width, rows, layers } = shape;
     const format = storage === 'f16' ? 'rgba16float' : 'rgba32float';
-    this.texture = this.device.createTexture({ label: 'mirror', size: [textureWidth(storage), rows], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
-    this.view = this.texture.createView();
+    this.texture = this.device.createTexture({ label: 'mirror', size: [width, rows, layers ?? 1], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
+    this.view = this.texture.createView({ dimension: layers === undefined ? '2d' : '2d-array' });
   }
 
   destroy(): void {
@@ -41,27 +53,61 @@ export class MirrorTexture {
   }
 
   /** Adds the copy of a buffer's bytes to an encoder. */
-  copyFrom(encoder: GPUCommandEncoder, buffer: GPUBuffer, start: number, end: number): void {
+  copyFrom(encoder: GPUCommandEncoder, { buffer, start, end, panels }: MirrorCopy): void {
+    const texture = this.texture;
+    const texelBytes = 4 * bytesOf(this.storage);
+    if (panels) {
+      const { rows, rowBytes, columns, width } = panels;
+      for (let first = 0; first < columns; first += width) {
+        encoder.copyBufferToTexture({ buffer, offset: start + first * texelBytes, bytesPerRow: rowBytes },
+          { texture, origin: [0, 0, first / width] }, [Math.min(width, columns - first), rows]);
+      }
+      return;
+    }
     const width = mirrorWidth(this.storage);
-    const texels = Math.floor((end - start) / (4 * bytesOf(this.storage)));
+    const texels = Math.floor((end - start) / texelBytes);
     const rows = Math.floor(texels / width);
-    if (rows > 0) encoder.copyBufferToTexture({ buffer, offset: start, bytesPerRow: ROW_BYTES }, { texture: this.texture }, [width, rows]);
+    if (rows > 0) encoder.copyBufferToTexture({ buffer, offset: start, bytesPerRow: ROW_BYTES }, { texture }, [width, rows]);
     const rest = texels % width;
     if (rest > 0) {
-      encoder.copyBufferToTexture({ buffer, offset: start + rows * ROW_BYTES, bytesPerRow: ROW_BYTES },
-        { texture: this.texture, origin: [0, rows] }, [rest, 1]);
+      encoder.copyBufferToTexture({ buffer, offset: start + rows * ROW_BYTES, bytesPerRow: ROW_BYTES }, { texture, origin: [0, rows] }, [rest, 1]);
     }
   }
 }
 
-const rowsFor = (bytes: number): number => {
-  const rows = Math.ceil(bytes / ROW_BYTES);
-  const step = Math.max(1, 2 ** Math.floor(Math.log2(rows)) / 8);
-  return Math.ceil(rows / step) * step;
+/** `count` rounded up to one of eight steps between powers of two. */
+const inSteps = (count: number): number => {
+  const step = Math.max(1, 2 ** Math.floor(Math.log2(count)) / 8);
+  return Math.ceil(count / step) * step;
 };
+const shapeOf = (bytes: number, storage: Storage): Shape => ({ width: textureWidth(storage), rows: inSteps(Math.ceil(bytes / ROW_BYTES)) });
+
+/** A panel's columns of texels: as many as a tile of a product has (kernels/matmul_broadcast.wgsl). */
+const PANEL = 8;
+/** Matrices of fewer rows are read as well texel after texel, and every panel is a copy of its own, which takes 8 µs beside its bytes. */
+const MANY_ROWS = 256;
+/** What every adapter gives a texture. */
+const MOST_LAYERS = 256;
+const MOST_ROWS = 8192;
+
+/** How a matrix lies in panels, or undefined where it does not: it is small, or a copy cannot lay it out since its rows do not begin on multiples of 256 bytes. */
+function panelsOf({ rows, stride, storage }: Tensor): Panels | undefined {
+  const rowBytes = stride * bytesOf(storage);
+  if (rows < MANY_ROWS || rows > MOST_ROWS || rowBytes % 256 > 0) return undefined;
+  const columns = stride / 4;
+  let width = PANEL;
+  while (columns > width * MOST_LAYERS) width *= 2;
+  return { rows, rowBytes, columns, width };
+}
+
+/** The texture for panels; where their rows are long, each begins a set of the cache later (see SKEW_BYTES). */
+function panelShape({ rows, columns, width }: Panels, storage: Storage): Shape {
+  const skew = width > 2 * PANEL ? SKEW_BYTES / (4 * bytesOf(storage)) : 0;
+  return { width: width + skew, rows, layers: Math.ceil(columns / width) };
+}
 
 /** Of buffers that outlive a step; planning on paper has mirrors of its own of buffers that exist. */
-const lasting = new WeakMap<GPUBuffer, MirrorTexture[]>();
+const lasting = new WeakMap<GPUBuffer, MirrorCopy[]>();
 /** Textures that recorded steps share for what they write. */
 const shared = perDevice((): MirrorTexture[] => []);
 
@@ -75,30 +121,28 @@ export function readsTextures(): boolean {
 }
 
 /** A mirror of a whole tensor that kernels write beside it (or `copyToMirror` does); it begins as zeros. */
-export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror(new MirrorTexture(rowsFor(bytes), storage), 0);
+export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror(new MirrorTexture(shapeOf(bytes, storage), storage), 0);
 
-function lastingMirror(buffer: GPUBuffer, storage: Storage): MirrorTexture {
-  const all = lasting.get(buffer) ?? [];
-  const known = all.find(({ device }) => device === gpu().device);
-  if (known) return known;
-  const made = new MirrorTexture(rowsFor(buffer.size), storage);
-  lasting.set(buffer, [...all, made]);
-  return made;
-}
-
-/** Tells that a buffer's content has changed, so that its mirror is copied anew before it is read. */
+/** Tells that a buffer's content has changed, so that its mirrors are copied anew before they are read. */
 export function written(buffer: GPUBuffer): void {
-  for (const mirror of lasting.get(buffer) ?? []) mirror.stale = true;
+  for (const { texture } of lasting.get(buffer) ?? []) texture.stale = true;
 }
 
-/** Frees the mirror of a buffer that is destroyed or goes to another use; steps that read it must not run again. */
+/** Frees the mirrors of a buffer that is destroyed or goes to another use; steps that read them must not run again. */
 export function freeMirror(buffer: GPUBuffer): void {
-  for (const mirror of lasting.get(buffer) ?? []) mirror.destroy();
+  for (const { texture } of lasting.get(buffer) ?? []) texture.destroy();
   lasting.delete(buffer);
 }
 
-/** A copy to a mirror: made where a step reaches it, or before a step whose buffer was written since. */
-export interface MirrorCopy { kind: 'mirror'; texture: MirrorTexture; buffer: GPUBuffer; start: number; end: number }
+/** A copy of a buffer's bytes `start` to `end` to a mirror: made where a step reaches it, or before a step whose buffer was written since. */
+export interface MirrorCopy { kind: 'mirror'; texture: MirrorTexture; buffer: GPUBuffer; start: number; end: number; panels?: Panels }
+
+/** Whether a copy holds a tensor's bytes `offset` to `end` in this layout. */
+function holds(copy: MirrorCopy, offset: number, end: number, storage: Storage, panels: Panels | undefined): boolean {
+  if (copy.texture.storage !== storage) return false;
+  if (!panels || !copy.panels) return panels === copy.panels && offset >= copy.start && end <= copy.end;
+  return offset === copy.start && panels.rows === copy.panels.rows && panels.columns === copy.panels.columns;
+}
 
 /**
  * Copies that a step keeps at once: an operand's next uses follow soon, in the gradients of a product. To keep those of the forward
@@ -108,66 +152,81 @@ const KEPT = 2;
 
 /**
  * The mirrors of a step that is being recorded. Buffers that the step writes are copied when they are first read as a
- * texture and again after each write; those that it only reads keep a mirror of their own, which is copied when they have
+ * texture and again after each write; those that it only reads keep mirrors of their own, which are copied when they have
  * changed between steps (weights: once an update).
  */
 export class StepMirrors {
   /** Lasting mirrors that the step reads. */
-  readonly read = new Map<GPUBuffer, MirrorCopy>();
-  private readonly inStep = new Map<GPUBuffer, MirrorCopy>();
+  readonly read = new Set<MirrorCopy>();
+  private inStep: MirrorCopy[] = [];
   private readonly writes = new Set<GPUBuffer>();
 
   /** @param add adds a copy to the step */
   constructor(private readonly add: (copy: MirrorCopy) => void) {}
 
-  /** What to bind for a tensor; its copy is added to the step where it is needed. */
-  of({ buffer, offset, bytes, storage }: Tensor): Mirror {
-    const texel = 4 * bytesOf(storage);
-    const end = offset + bytes - (bytes % texel);
+  /** What to bind for a tensor, texel after texel; its copy is added to the step where it is needed. */
+  of(tensor: Tensor): Mirror {
+    const { texture, start } = this.copyOf(tensor);
+    return new Mirror(texture, (tensor.offset - start) / (4 * bytesOf(tensor.storage)));
+  }
+
+  /** What to bind for a matrix in panels, or undefined where it cannot lie in panels. */
+  inPanels(tensor: Tensor): Mirror | undefined {
+    const panels = panelsOf(tensor);
+    return panels && new Mirror(this.copyOf(tensor, panels).texture, Math.log2(panels.width));
+  }
+
+  private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
+    const end = offset + bytes - (bytes % (4 * bytesOf(storage)));
+    const shape = panels ? panelShape(panels, storage) : shapeOf(end - offset, storage);
+    const copyInto = (texture: MirrorTexture): MirrorCopy => ({ kind: 'mirror', texture, buffer, start: offset, end, panels });
     if (!isScratch(buffer) && !this.writes.has(buffer)) {
-      const texture = lastingMirror(buffer, storage);
-      this.read.set(buffer, { kind: 'mirror', texture, buffer, start: 0, end: buffer.size });
-      return new Mirror(texture, offset / texel);
+      const all = lasting.get(buffer) ?? [];
+      let copy = all.find((c) => c.texture.device === gpu().device && holds(c, offset, end, storage, panels));
+      if (!copy) lasting.set(buffer, [...all, (copy = copyInto(new MirrorTexture(shape, storage)))]);
+      this.read.add(copy);
+      return copy;
     }
-    let copy = this.inStep.get(buffer);
-    if (!copy || copy.texture.storage !== storage || offset < copy.start || end > copy.end) {
-      if (copy) shared().push(copy.texture);
-      copy = { kind: 'mirror', texture: take(end - offset, storage), buffer, start: offset, end };
-      this.inStep.delete(buffer);
-      this.inStep.set(buffer, copy);
-      if (this.inStep.size > KEPT) this.drop(this.inStep.keys().next().value!);
+    let copy = this.inStep.find((c) => c.buffer === buffer && holds(c, offset, end, storage, panels));
+    if (!copy) {
+      if (this.inStep.length === KEPT) shared().push(this.inStep.shift()!.texture);
+      this.inStep.push((copy = copyInto(take(shape, storage))));
       this.add(copy);
     }
-    return new Mirror(copy.texture, (offset - copy.start) / texel);
+    return copy;
   }
 
   /** A kernel of the step writes this buffer: what was copied of it is old. */
   overwritten(buffer: GPUBuffer): void {
     if (!isScratch(buffer)) this.writes.add(buffer);
-    this.drop(buffer);
+    this.giveBack((copy) => copy.buffer === buffer);
   }
 
-  private drop(buffer: GPUBuffer): void {
-    const copy = this.inStep.get(buffer);
-    if (!copy) return;
-    this.inStep.delete(buffer);
-    shared().push(copy.texture);
+  private giveBack(which: (copy: MirrorCopy) => boolean): void {
+    shared().push(...this.inStep.filter(which).map(({ texture }) => texture));
+    this.inStep = this.inStep.filter((copy) => !which(copy));
   }
 
   /** The step is recorded: its textures serve the next one. Returns the lasting buffers that the step writes. */
   end(): ReadonlySet<GPUBuffer> {
-    for (const { texture } of this.inStep.values()) shared().push(texture);
-    this.inStep.clear();
+    this.giveBack(() => true);
     return this.writes;
   }
 }
 
-function take(bytes: number, storage: Storage): MirrorTexture {
-  const rows = rowsFor(bytes);
+/** How many times as large as asked for a texture may be that a step takes. */
+const LARGER = 2;
+const texelsOf = ({ width, rows, layers = 1 }: Shape): number => width * rows * layers;
+
+function take(wanted: Shape, storage: Storage): MirrorTexture {
+  const shape = { ...wanted, rows: inSteps(wanted.rows) };
+  const most = Math.max(LARGER * texelsOf(shape), 4 * textureWidth(storage));
+  const serves = (own: Shape): boolean => (own.layers === undefined) === (shape.layers === undefined) && own.rows >= shape.rows
+    && (own.layers ?? 0) >= (shape.layers ?? 0) && own.width === shape.width && texelsOf(own) <= most;
   const free = shared();
   let best = -1; // the smallest that is large enough: recorded steps of several shapes share them
-  free.forEach((t, i) => {
-    if (t.storage === storage && t.rows >= rows && t.rows <= Math.max(2 * rows, 4) && (best < 0 || t.rows < free[best].rows)) best = i;
+  free.forEach(({ storage: stored, shape: own }, i) => {
+    if (stored === storage && serves(own) && (best < 0 || texelsOf(own) < texelsOf(free[best].shape))) best = i;
   });
-  return best >= 0 ? free.splice(best, 1)[0] : new MirrorTexture(rows, storage);
+  return best >= 0 ? free.splice(best, 1)[0] : new MirrorTexture(shape, storage);
 }

@@ -80,9 +80,9 @@ export class Program<T = unknown> {
   /** Records the step's commands `first` to `end` into an encoder. */
   private encode(encoder: GPUCommandEncoder, first: number, end: number): void {
     if (this.discarded) throw new Error('a step was run that has been given up');
-    for (const { texture, buffer, start, end: last } of first === 0 ? this.mirrored : []) {
-      if (texture.stale) texture.copyFrom(encoder, buffer, start, last);
-      texture.stale = false;
+    for (const copy of first === 0 ? this.mirrored : []) {
+      if (copy.texture.stale) copy.texture.copyFrom(encoder, copy);
+      copy.texture.stale = false;
     }
     let pass: GPUComputePassEncoder | undefined;
     let pipeline: GPUComputePipeline | undefined;
@@ -99,7 +99,7 @@ export class Program<T = unknown> {
       pass?.end();
       pass = pipeline = undefined;
       if (command.kind === 'clear') encoder.clearBuffer(command.tensor.buffer, command.tensor.offset, command.tensor.bytes);
-      else if (command.kind === 'mirror') command.texture.copyFrom(encoder, command.buffer, command.start, command.end);
+      else if (command.kind === 'mirror') command.texture.copyFrom(encoder, command);
       else encoder.copyBufferToBuffer(command.from.buffer, command.from.offset, command.to.buffer, command.to.offset, command.to.bytes);
     }
     pass?.end();
@@ -146,7 +146,7 @@ export function record<T>(build: () => T): Program<T> {
   try {
     program.result = withScratch(build);
     program.changes = [...mirrors.end()];
-    program.mirrored = [...mirrors.read.values()];
+    program.mirrored = [...mirrors.read];
     program.cuts = cutsOf(program.commands);
   } finally {
     recording = mirrors = undefined;
@@ -192,6 +192,12 @@ const pad = (n: number): number => (n + 3) & ~3;
 export function mirrorOf(tensor: Tensor): Mirror {
   if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
   return mirrors.of(tensor);
+}
+
+/** The matrix as a product binds it that reads it in panels, or undefined where it cannot lie so (see mirror.ts). */
+export function panelsOf(tensor: Tensor): Mirror | undefined {
+  if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
+  return mirrors.inPanels(tensor);
 }
 
 /** Adds a copy of a whole tensor to a mirror of its own (standingMirror) to the recorded step. */

@@ -5,7 +5,7 @@ import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
-import { f32, launch, mirrorOf } from '../program.ts';
+import { f32, launch, mirrorOf, panelsOf } from '../program.ts';
 import { spread } from '../tape.ts';
 import type { Constants } from '../template.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
@@ -63,6 +63,12 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   return true;
 }
 
+/** An operand that a software driver reads from a texture: in panels (width 0), or texel after texel in rows of that width. */
+function textured(tensor: Tensor): { mirror: Mirror; width: number } {
+  const mirror = panelsOf(tensor);
+  return mirror ? { mirror, width: 0 } : { mirror: mirrorOf(tensor), width: mirrorWidth(tensor.storage) };
+}
+
 function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): Made {
   // Small tiles for few rows: each result is still summed over K in the same order.
   const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
@@ -92,10 +98,11 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const mirrored = !onMatrixUnits && readsTextures();
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
   const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
-  const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
-    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: mirrorWidth(a.storage), B_WIDTH: mirrorWidth(b.storage) })
+  const operands = mirrored ? [textured(a), textured(b)] : undefined;
+  const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (operands
+    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: operands[0].width, B_WIDTH: operands[1].width })
     : tiled(constants, m, n));
-  const tensors: (Tensor | Mirror)[] = mirrored ? [mirrorOf(a), mirrorOf(b)] : [a, b];
+  const tensors: (Tensor | Mirror)[] = operands?.map(({ mirror }) => mirror) ?? [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);
