@@ -84,26 +84,35 @@ const shapeOf = (bytes: number, storage: Storage): Shape => ({ width: textureWid
 
 /** A panel's columns of texels: as many as a tile of a product has (kernels/matmul_broadcast.wgsl). */
 const PANEL = 8;
-/** Matrices of fewer rows are read as well texel after texel, and every panel is a copy of its own, which takes 8 µs beside its bytes. */
+/** A matrix of fewer rows lies in one panel: the rest is read as well so, and every panel is a copy of its own, which takes 8 µs beside its bytes. */
 const MANY_ROWS = 256;
+const WIDEST = 4096;
 /** What every adapter gives a texture. */
 const MOST_LAYERS = 256;
 const MOST_ROWS = 8192;
 
-/** How a matrix lies in panels, or undefined where it does not: it is small, or a copy cannot lay it out since its rows do not begin on multiples of 256 bytes. */
+/** Shorter rows lie so close together that nothing is gained, and a model of short rows shall not need kernels of both kinds. */
+const LONG_ROW = 512;
+
+/** Whether products should read these matrices in panels: they can be laid out so, and all have long rows. */
+export const inPanels = (...matrices: Tensor[]): boolean =>
+  matrices.every((matrix) => panelsOf(matrix) !== undefined && matrix.stride * bytesOf(matrix.storage) >= LONG_ROW);
+
+/** How a matrix lies in panels, or undefined where no copy can lay it out: its rows do not begin on multiples of 256 bytes, or are too many. */
 function panelsOf({ rows, stride, storage }: Tensor): Panels | undefined {
   const rowBytes = stride * bytesOf(storage);
-  if (rows < MANY_ROWS || rows > MOST_ROWS || rowBytes % 256 > 0) return undefined;
+  if (rows > MOST_ROWS || rowBytes % 256 > 0) return undefined;
   const columns = stride / 4;
-  let width = PANEL;
+  let width = rows < MANY_ROWS ? WIDEST : PANEL;
   while (columns > width * MOST_LAYERS) width *= 2;
-  return { rows, rowBytes, columns, width };
+  return width > WIDEST ? undefined : { rows, rowBytes, columns, width };
 }
 
 /** The texture for panels; where their rows are long, each begins a set of the cache later (see SKEW_BYTES). */
 function panelShape({ rows, columns, width }: Panels, storage: Storage): Shape {
-  const skew = width > 2 * PANEL ? SKEW_BYTES / (4 * bytesOf(storage)) : 0;
-  return { width: width + skew, rows, layers: Math.ceil(columns / width) };
+  const inPanel = Math.min(columns, width);
+  const skew = inPanel > 2 * PANEL ? SKEW_BYTES / (4 * bytesOf(storage)) : 0;
+  return { width: inPanel + skew, rows, layers: Math.ceil(columns / width) };
 }
 
 /** Of buffers that outlive a step; planning on paper has mirrors of its own of buffers that exist. */
@@ -170,10 +179,11 @@ export class StepMirrors {
     return new Mirror(texture, (tensor.offset - start) / (4 * bytesOf(tensor.storage)));
   }
 
-  /** What to bind for a matrix in panels, or undefined where it cannot lie in panels. */
-  inPanels(tensor: Tensor): Mirror | undefined {
+  /** What to bind for a matrix in panels. */
+  inPanels(tensor: Tensor): Mirror {
     const panels = panelsOf(tensor);
-    return panels && new Mirror(this.copyOf(tensor, panels).texture, Math.log2(panels.width));
+    if (!panels) throw new Error(`[${tensor.rows},${tensor.cols}] with rows ${tensor.stride} apart cannot lie in panels`);
+    return new Mirror(this.copyOf(tensor, panels).texture, Math.log2(panels.width));
   }
 
   private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
@@ -222,7 +232,8 @@ function take(wanted: Shape, storage: Storage): MirrorTexture {
   const shape = { ...wanted, rows: inSteps(wanted.rows) };
   const most = Math.max(LARGER * texelsOf(shape), 4 * textureWidth(storage));
   const serves = (own: Shape): boolean => (own.layers === undefined) === (shape.layers === undefined) && own.rows >= shape.rows
-    && (own.layers ?? 0) >= (shape.layers ?? 0) && own.width === shape.width && texelsOf(own) <= most;
+    && (own.layers ?? 0) >= (shape.layers ?? 0) && own.width >= shape.width && texelsOf(own) <= most
+    && (own.width === shape.width || own.layers === 1);
   const free = shared();
   let best = -1; // the smallest that is large enough: recorded steps of several shapes share them
   free.forEach(({ storage: stored, shape: own }, i) => {

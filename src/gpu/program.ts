@@ -194,8 +194,8 @@ export function mirrorOf(tensor: Tensor): Mirror {
   return mirrors.of(tensor);
 }
 
-/** The matrix as a product binds it that reads it in panels, or undefined where it cannot lie so (see mirror.ts). */
-export function panelsOf(tensor: Tensor): Mirror | undefined {
+/** The matrix as a product binds it that reads it in panels (see mirror.ts). */
+export function panelsOf(tensor: Tensor): Mirror {
   if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
   return mirrors.inPanels(tensor);
 }

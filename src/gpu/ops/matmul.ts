@@ -4,7 +4,7 @@ import splitSource from '../../../kernels/matmul_split.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
-import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
+import { inPanels, mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
 import { f32, launch, mirrorOf, panelsOf } from '../program.ts';
 import { spread } from '../tape.ts';
 import type { Constants } from '../template.ts';
@@ -63,12 +63,6 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   return true;
 }
 
-/** An operand that a software driver reads from a texture: in panels (width 0), or texel after texel in rows of that width. */
-function textured(tensor: Tensor): { mirror: Mirror; width: number } {
-  const mirror = panelsOf(tensor);
-  return mirror ? { mirror, width: 0 } : { mirror: mirrorOf(tensor), width: mirrorWidth(tensor.storage) };
-}
-
 function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): Made {
   // Small tiles for few rows: each result is still summed over K in the same order.
   const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
@@ -98,11 +92,12 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const mirrored = !onMatrixUnits && readsTextures();
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
   const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
-  const operands = mirrored ? [textured(a), textured(b)] : undefined;
-  const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (operands
-    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: operands[0].width, B_WIDTH: operands[1].width })
+  const panels = mirrored && inPanels(a, b);
+  const width = ({ storage }: Tensor): number => (panels ? 0 : mirrorWidth(storage));
+  const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
+    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: width(a), B_WIDTH: width(b) })
     : tiled(constants, m, n));
-  const tensors: (Tensor | Mirror)[] = operands?.map(({ mirror }) => mirror) ?? [a, b];
+  const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map(panels ? panelsOf : mirrorOf) : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);
