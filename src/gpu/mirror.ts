@@ -159,6 +159,9 @@ function holds(copy: MirrorCopy, offset: number, end: number, storage: Storage, 
  */
 const KEPT = 2;
 
+/** A buffer that is no larger is copied as a whole: all weights of a small model at once. */
+const SMALL_BUFFER = 1 << 22;
+
 /**
  * The mirrors of a step that is being recorded. Buffers that the step writes are copied when they are first read as a
  * texture and again after each write; those that it only reads keep mirrors of their own, which are copied when they have
@@ -187,10 +190,13 @@ export class StepMirrors {
   }
 
   private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
-    const end = offset + bytes - (bytes % (4 * bytesOf(storage)));
-    const shape = panels ? panelShape(panels, storage) : shapeOf(end - offset, storage);
-    const copyInto = (texture: MirrorTexture): MirrorCopy => ({ kind: 'mirror', texture, buffer, start: offset, end, panels });
-    if (!isScratch(buffer) && !this.writes.has(buffer)) {
+    const lasts = !isScratch(buffer) && !this.writes.has(buffer);
+    const whole = lasts && !panels && buffer.size <= SMALL_BUFFER;
+    const start = whole ? 0 : offset;
+    const end = whole ? buffer.size : offset + bytes - (bytes % (4 * bytesOf(storage)));
+    const shape = panels ? panelShape(panels, storage) : shapeOf(end - start, storage);
+    const copyInto = (texture: MirrorTexture): MirrorCopy => ({ kind: 'mirror', texture, buffer, start, end, panels });
+    if (lasts) {
       const all = lasting.get(buffer) ?? [];
       let copy = all.find((c) => c.texture.device === gpu().device && holds(c, offset, end, storage, panels));
       if (!copy) lasting.set(buffer, [...all, (copy = copyInto(new MirrorTexture(shape, storage)))]);
