@@ -79,7 +79,7 @@ function compile(device: GPUDevice, name: string, code: string, key: string): Fo
       made.pipeline = await device.createComputePipelineAsync({
         label: name,
         layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-        compute: { module: device.createShaderModule({ label: name, code }), entryPoint: 'main' },
+        compute: { module: device.createShaderModule({ label: key, code }), entryPoint: 'main' },
       });
     } catch (error) {
       throw new Error(`kernel ${key}: ${(error as Error).message}`);

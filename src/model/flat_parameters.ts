@@ -1,5 +1,5 @@
 import { RunError, UsageError } from '../errors.ts';
-import { bufferOf, tf } from '../gpu/backend.ts';
+import { bufferOf, isOpen, tf } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
 import type { Parameter } from '../gpu/tape.ts';
 import { freeMirror } from '../gpu/mirror.ts';
@@ -127,6 +127,7 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
   }
 
   private variable(length: number): Tensor {
+    if (!isOpen(gpu().device)) return persistent(length, 1, 1); // on paper
     const variable = tf.variable(tf.zeros([length]), false);
     this.variables.push(variable);
     return new Tensor(bufferOf(variable), length, 1, 1);
