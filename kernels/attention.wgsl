@@ -2,13 +2,9 @@
 // QKV [N, …] holds query heads (head h at column h·D), key heads (from KOFF) and value heads (from VOFF); GROUP query heads
 // share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0). TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
 // length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
-// Dispatch (T, H), LANES lanes: lane = query, QUERIES of them a lane; keys are taken 8 at a time from the row's start and
-// spread over the lanes (by subgroup broadcast where SUBGROUP is 8, through workgroup memory, KEYS at a time, otherwise), so the order
-// of summation depends on the place in the row alone.
-//% const wide = SUBGROUP !== 8;
-//% if (!wide) {
+// For subgroups of 8; GPUs take attention_split.wgsl. Dispatch (T, H), 8 lanes: lane = query, QUERIES of them a lane; keys are taken
+// 8 at a time from the row's start and spread over the lanes, so the order of summation depends on the place in the row alone.
 enable subgroups;
-//% }
 struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
 ${reads(1, 'QKV')}
@@ -17,10 +13,6 @@ ${reads(1, 'QKV')}
 @group(0) @binding(4) var<uniform> p: P;
 
 ${heads('QKV')}
-//% if (wide) {
-var<workgroup> Ks: array<vec4f, ${KEYS * D4}>;
-var<workgroup> Vs: array<vec4f, ${KEYS * D4}>;
-//% }
 const LOWEST = -1e30;
 
 @compute @workgroup_size(${LANES})
@@ -43,26 +35,14 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var m${q} = LOWEST;
   var z${q} = 0.0;
   //% }
-  for (var j0 = 0u; j0 <= last; j0 += ${KEYS}) {
-    //% if (wide) {
-    workgroupBarrier();
-    for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
-      let base = (row + min(j0 + e / ${D4}, length - 1)) * p.ld + p.qkv0;
-      Ks[e] = head_QKV(base + kcol, e % ${D4});
-      Vs[e] = head_QKV(base + vcol, e % ${D4});
-    }
-    workgroupBarrier();
-    for (var x0 = 0u; x0 < ${KEYS} && j0 + x0 <= last; x0 += 8) {
-    let j1 = j0 + x0;
-    //% } else {
+  for (var j0 = 0u; j0 <= last; j0 += 8) {
     let j1 = j0;
     let base = (row + min(j0 + s, length - 1)) * p.ld + p.qkv0;
     //% for (const j of list(D4)) {
     let k${j} = head_QKV(base + kcol, ${j});
     let v${j} = head_QKV(base + vcol, ${j});
     //% }
-    //% }
-    //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
+    //% const spread = (name, j, x) => `subgroupBroadcast(${name}${j}, ${x})`;
     //% for (const q of list(QUERIES)) { for (const x of list(8)) {
     var s${q}_${x} = 0.0;
     //% } }
@@ -88,9 +68,6 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% for (const x of list(8)) {
     { let vv = ${spread('v', j, x)}; ${list(QUERIES).map((q) => `o${q}_${j} += p${q}_${x} * vv;`).join(' ')} }
     //% } }
-    //% if (wide) {
-    }
-    //% }
   }
   //% for (const q of list(QUERIES)) {
   if (t${q} < length) {

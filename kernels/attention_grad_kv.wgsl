@@ -1,12 +1,9 @@
 // attention_grad_kv: gradients of keys and values, summed over the GROUP query heads that share them. With
 // p_t = exp(q_t·k·scale − L_t):   dv = Σ_{t ≥ j} p_t do_t      dk = scale · Σ_{t ≥ j} p_t (do_t·v − DELTA_t) q_t
 // Inputs as in attention_grad_q.wgsl; writes the key and value columns of DQKV.
-// Dispatch (T · QUERIES, key heads), LANES lanes: lane = key, queries are taken 8 at a time from the tile's first key on,
-// staged in workgroup memory KEYS at a time where SUBGROUP is not 8.
-//% const wide = SUBGROUP !== 8;
-//% if (!wide) {
+// For subgroups of 8, as attention.wgsl; GPUs take attention_split_grad_kv.wgsl. Dispatch (T · QUERIES, key heads), 8 lanes: lane = key,
+// queries are taken 8 at a time from the tile's first key on.
 enable subgroups;
-//% }
 struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
 ${reads(1, 'QKV')}
@@ -16,11 +13,6 @@ ${reads(4, 'DO')}
 @group(0) @binding(5) var<storage, read_write> DQKV: ${array};
 @group(0) @binding(6) var<uniform> p: P;
 ${heads('QKV', 'DO')}
-//% if (wide) {
-var<workgroup> Qs: array<vec4f, ${KEYS * D4}>;
-var<workgroup> Gs: array<vec4f, ${KEYS * D4}>;
-var<workgroup> Ls: array<vec2f, ${KEYS}>;
-//% }
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let tile = TILE[w.x / ${QUERIES}];
@@ -39,22 +31,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var dv${j} = vec4f();
   //% }
   for (var h = w.y * p.group; h < (w.y + 1) * p.group; h++) {
-    for (var i0 = first; i0 < length; i0 += ${KEYS}) {
-      //% if (wide) {
-      workgroupBarrier();
-      for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
-        let query = row + min(i0 + e / ${D4}, length - 1);
-        Qs[e] = head_QKV(p.qkv0 + query * p.ld + h * ${D}, e % ${D4});
-        Gs[e] = head_DO(p.do0 + query * p.ldo + h * ${D}, e % ${D4});
-      }
-      for (var e = s; e < ${KEYS}; e += ${LANES}) {
-        let query = row + min(i0 + e, length - 1);
-        Ls[e] = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
-      }
-      workgroupBarrier();
-      for (var x0 = 0u; x0 < ${KEYS} && i0 + x0 < length; x0 += 8) {
-      let i1 = i0 + x0;
-      //% } else {
+    for (var i0 = first; i0 < length; i0 += 8) {
       let query = row + min(i0 + s, length - 1);
       //% for (const j of list(D4)) {
       let q${j} = head_QKV(p.qkv0 + query * p.ld + h * ${D}, ${j});
@@ -62,8 +39,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       //% }
       let ld = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
       let i1 = i0;
-      //% }
-      //% const spread = (name, j, x) => wide ? `${name === 'q' ? 'Qs' : 'Gs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
+      //% const spread = (name, j, x) => `subgroupBroadcast(${name}${j}, ${x})`;
       //% for (const x of list(8)) {
       var s${x} = 0.0;
       var e${x} = 0.0;
@@ -73,7 +49,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       e${x} += dot(v${j}, ${spread('g', j, x)});
       //% } }
       //% for (const x of list(8)) {
-      let l${x} = ${wide ? `Ls[x0 + ${x}]` : `subgroupBroadcast(ld, ${x})`};
+      let l${x} = subgroupBroadcast(ld, ${x});
       let p${x} = select(0.0, exp(min(s${x} - l${x}.x, 0.0)), i1 + ${x} >= key && i1 + ${x} < length);
       let w${x} = p${x} * (e${x} - l${x}.y);
       //% }
@@ -81,9 +57,6 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       dv${j} += p${x} * ${spread('g', j, x)};
       dk${j} += w${x} * ${spread('q', j, x)};
       //% } }
-      //% if (wide) {
-      }
-      //% }
     }
   }
   if (key < length) {

@@ -1,11 +1,9 @@
 // attention_grad_q: gradient of the queries, and the row sums the other gradient needs. With p_j = exp(q·k_j·scale − L):
 //   DELTA = do·o      dq = scale · Σ_{j ≤ t} p_j (do·v_j − DELTA) k_j
 // Inputs as in attention.wgsl, DO [N, H·D]; writes the query columns of DQKV and DELTA [N,H].
-// Dispatch (T · QUERIES, H), LANES lanes: lane = query, keys as in attention.wgsl.
-//% const wide = SUBGROUP !== 8;
-//% if (!wide) {
+// For subgroups of 8, as attention.wgsl; GPUs take attention_split_grad_q.wgsl. Dispatch (T · QUERIES, H), 8 lanes: lane = query, keys as
+// in attention.wgsl.
 enable subgroups;
-//% }
 struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
 ${reads(1, 'QKV')}
@@ -16,10 +14,6 @@ ${reads(4, 'DO')}
 @group(0) @binding(6) var<storage, read_write> DELTA: array<f32>;
 @group(0) @binding(7) var<uniform> p: P;
 ${heads('QKV', 'O', 'DO')}
-//% if (wide) {
-var<workgroup> Ks: array<vec4f, ${KEYS * D4}>;
-var<workgroup> Vs: array<vec4f, ${KEYS * D4}>;
-//% }
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let tile = TILE[w.x / ${QUERIES}];
@@ -41,26 +35,14 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var d${j} = vec4f();
   //% }
   let lse = L[token * p.H + h];
-  for (var j0 = 0u; j0 <= last; j0 += ${KEYS}) {
-    //% if (wide) {
-    workgroupBarrier();
-    for (var e = s; e < ${KEYS * D4}; e += ${LANES}) {
-      let base = p.qkv0 + (row + min(j0 + e / ${D4}, length - 1)) * p.ld;
-      Ks[e] = head_QKV(base + kcol, e % ${D4});
-      Vs[e] = head_QKV(base + vcol, e % ${D4});
-    }
-    workgroupBarrier();
-    for (var x0 = 0u; x0 < ${KEYS} && j0 + x0 <= last; x0 += 8) {
-    let j1 = j0 + x0;
-    //% } else {
+  for (var j0 = 0u; j0 <= last; j0 += 8) {
     let j1 = j0;
     let base = p.qkv0 + (row + min(j0 + s, length - 1)) * p.ld;
     //% for (const j of list(D4)) {
     let k${j} = head_QKV(base + kcol, ${j});
     let v${j} = head_QKV(base + vcol, ${j});
     //% }
-    //% }
-    //% const spread = (name, j, x) => wide ? `${name === 'k' ? 'Ks' : 'Vs'}[(x0 + ${x}) * ${D4} + ${j}]` : `subgroupBroadcast(${name}${j}, ${x})`;
+    //% const spread = (name, j, x) => `subgroupBroadcast(${name}${j}, ${x})`;
     //% for (const x of list(8)) {
     var s${x} = 0.0;
     var e${x} = 0.0;
@@ -75,9 +57,6 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% for (const j of list(D4)) { for (const x of list(8)) {
     d${j} += w${x} * ${spread('k', j, x)};
     //% } }
-    //% if (wide) {
-    }
-    //% }
   }
   if (t < length) {
     let at = token * p.ld + h * ${D};

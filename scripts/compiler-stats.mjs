@@ -6,7 +6,7 @@
 // --gpu one of Mesa's names (renoir polaris10 vega10 navi10 navi21 navi31 gfx1150), --only kernels whose name or constants contain
 // TEXT, --json a line a kernel, --asm machine code, a file a kernel.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
@@ -33,17 +33,19 @@ const env = {
   ...process.env, LD_PRELOAD: SHIM, AMDGPU_GPU_ID: values.gpu, VK_ICD_FILENAMES: DRIVER, RLHF_DEBUG: '1', RLHF_MATRIX_UNITS: '1',
   RADV_DEBUG: `shaderstats,nocache${values.asm ? ',asm' : ''}`,
 };
-const child = spawn(process.execPath, [bundle, JSON.stringify({ models: values.model, only: values.only })], { cwd: root, env });
-const output = { stdout: '', stderr: '' };
-for (const stream of ['stdout', 'stderr']) child[stream].setEncoding('utf8').on('data', (text) => (output[stream] += text));
+// Into files: the driver loses what a pipe does not take at once.
+const streams = ['stdout', 'stderr'].map((name) => `${bundle}.${name}`);
+const child = spawn(process.execPath, [bundle, JSON.stringify({ models: values.model, only: values.only })],
+  { cwd: root, env, stdio: ['ignore', ...streams.map((path) => openSync(path, 'w'))] });
 const code = await new Promise((resolve) => child.on('close', resolve));
-rmSync(bundle, { force: true });
-const kernels = kernelsOf(output.stdout, output.stderr);
+const [stdout, stderr] = streams.map((path) => readFileSync(path, 'utf8'));
+[bundle, ...streams].forEach((path) => rmSync(path, { force: true }));
+const kernels = kernelsOf(stdout, stderr);
 if (code !== 0) {
-  console.error(`compiler-stats: the driver's process ended with ${code} after ${kernels.length} kernels\n${output.stderr.trim().split('\n').slice(-12).join('\n')}`);
+  console.error(`compiler-stats: the driver's process ended with ${code} after ${kernels.length} kernels\n${stderr.trim().split('\n').slice(-12).join('\n')}`);
   process.exit(1);
 }
-console.log(output.stdout.split('\n')[0]);
+console.log(stdout.split('\n')[0]);
 console.log(table(kernels));
 if (values.json) writeFileSync(values.json, kernels.map(({ text, ...line }) => `${JSON.stringify(line)}\n`).join(''));
 if (values.asm) {

@@ -66,7 +66,7 @@ function attentionCase(name: string, [rows, T, heads, headDim]: AttentionSize, s
     async prepare() {
       const qkv = filled(persistent(N, 3 * heads * headDim, undefined, storage));
       const dO = filled(persistent(N, heads * headDim));
-      const list = attentionTiles(Array.from({ length: rows }, (_, r) => ({ first: r * T, length: T })), headDim);
+      const list = attentionTiles(Array.from({ length: rows }, (_, r) => ({ first: r * T, length: T })));
       const tiles = persistent(list.length / 4, 4);
       upload(tiles, list);
       const program = await recorded((training) => {

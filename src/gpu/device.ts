@@ -10,6 +10,8 @@ export interface Gpu {
   info: GPUAdapterInfo;
   /** Lanes a subgroup if the adapter has subgroups of one fixed size, else 0: kernels then use workgroup memory. */
   subgroup: number;
+  /** Lanes of the smallest subgroup that a kernel may run in, 0 without subgroups: so many beside each other always share one. */
+  leastSubgroup: number;
   /** True for a driver that runs shaders on the CPU (lavapipe, SwiftShader). */
   software: boolean;
   /** Largest storage binding in bytes. */
@@ -77,22 +79,23 @@ export function perDevice<T>(make: () => T): () => T {
 }
 
 /** Runs `work` with what is known of the device changed. What is recorded meanwhile stays as it is. */
-async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
+async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubgroup' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
   const opened = gpu();
-  const { subgroup, matrix } = opened;
+  const { subgroup, leastSubgroup, matrix } = opened;
   Object.assign(opened, changed);
   try {
     return await work();
   } finally {
-    Object.assign(opened, { subgroup, matrix });
+    Object.assign(opened, { subgroup, leastSubgroup, matrix });
   }
 }
 
 /**
- * Runs `work` as on an adapter with this subgroup size (0: none that is fixed), so that one machine can test every
- * variant of the kernels.
+ * Runs `work` as on an adapter with this subgroup size (0: none that is fixed, the smallest of which has `least` lanes), so that one
+ * machine can test every variant of the kernels.
  */
-export const withSubgroup = <T>(subgroup: number, work: () => Promise<T>): Promise<T> => withChanged({ subgroup }, work);
+export const withSubgroup = <T>(subgroup: number, work: () => Promise<T>, least = subgroup): Promise<T> =>
+  withChanged({ subgroup, leastSubgroup: least }, work);
 
 /** Runs `work` as on an adapter with these matrix units. */
 export const withMatrix = <T>(matrix: MatrixUnits | undefined, work: () => Promise<T>): Promise<T> => withChanged({ matrix }, work);
@@ -209,6 +212,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     adapter,
     info,
     subgroup,
+    leastSubgroup: asGpu && asGpu !== 'subgroups' || !device.features.has('subgroups') ? 0 : info.subgroupMinSize ?? 0,
     software: software && !asGpu,
     maxBinding: limits.maxStorageBufferBindingSize,
     features,

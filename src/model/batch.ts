@@ -1,4 +1,5 @@
-import { attentionTile, attentionTiles } from '../gpu/ops/attention.ts';
+import { attentionTiles } from '../gpu/ops/attention.ts';
+import { attentionTile } from '../gpu/ops/attention_forms.ts';
 import { occurrencesOf, type Occurrences } from '../gpu/ops/embedding.ts';
 import { NONE } from '../gpu/ops/gather.ts';
 import { destroy, persistent, Tensor, upload } from '../gpu/tensor.ts';
@@ -118,7 +119,7 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
     spans.push({ first: at, length });
     for (let i = 0; i < length; i++) positions[at + i] = i;
   }
-  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans, config.headDim), index, inverse, targets, weights, keys, firstPick };
+  return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, keys, firstPick };
 }
 
 /** The device tensors that a batch of one shape is uploaded to. */
@@ -141,11 +142,11 @@ export class BatchTensors {
     const { tokens, picks, rows } = shape;
     const part = (whole: Tensor | undefined, count: number, cols: number): Tensor =>
       (whole ? new Tensor(whole.buffer, count, cols, cols) : persistent(count, cols, cols));
-    const { lanes, queries } = attentionTile(config.headDim);
+    const tile = attentionTile();
     // A row adds at most one unfilled tile; a row of padding does so only where its length is no multiple of a tile.
     const padLength = Math.min(PAD_ROW, config.context);
-    const unfilled = padLength % (lanes * queries) === 0 ? 1 : Math.ceil(tokens / padLength);
-    this.tileCount = Math.ceil(tokens / (lanes * queries)) + rows + unfilled;
+    const unfilled = padLength % tile === 0 ? 1 : Math.ceil(tokens / padLength);
+    this.tileCount = Math.ceil(tokens / tile) + rows + unfilled;
     const runs = (ids: number, whole: Occurrences | undefined): Occurrences | undefined =>
       training ? { runs: part(whole?.runs, Math.min(tokens, ids), 4), order: part(whole?.order, tokens, 1) } : undefined;
     const all = within?.tokens;

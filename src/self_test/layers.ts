@@ -48,7 +48,7 @@ export async function checkAttention(shape: HeadShape, storage: Storage): Promis
   const { normals } = numbers(3, storage);
   const [qkv, dO] = [normals(tokens * columns(shape)), normals(tokens * shape.heads * shape.headDim)];
   const X = matrix(qkv, columns(shape), undefined, storage);
-  const tiles = matrix(attentionTiles(spans, shape.headDim), 4);
+  const tiles = matrix(attentionTiles(spans), 4);
   const dy = matrix(dO, shape.heads * shape.headDim);
   const got = await differentiate((tape) => attention(tape, X, shape, tiles), dy, [X], [], storage);
   return [

@@ -1,7 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gpu, withGpu } from '../../src/gpu/device.ts';
-import { attention, attentionTile, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
+import { gpu, withGpu, withSubgroup } from '../../src/gpu/device.ts';
+import { attention, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
+import { splitOf } from '../../src/gpu/ops/attention_forms.ts';
 import type { Tape } from '../../src/gpu/tape.ts';
 import type { Tensor } from '../../src/gpu/tensor.ts';
 import { attentionGradOf, attentionOf, type Span } from '../../src/self_test/reference/attention.ts';
@@ -10,6 +11,13 @@ import { assertClose, closeAfterTests, differentiate, matrix, onEachVariant, ope
 
 test.before(openForTests);
 test.after(closeAfterTests);
+
+/** Every form: those of each subgroup size, and that whose lanes add up by shuffles where the subgroups' size is not fixed. */
+async function onEachForm(work: (variant: string) => Promise<void>): Promise<void> {
+  const { leastSubgroup } = gpu();
+  await onEachVariant(work);
+  if (leastSubgroup >= 8) await withSubgroup(0, () => work('shuffles'), leastSubgroup);
+}
 
 /** Head sizes that are and are not multiples of 4, with 1, 2, 3 and 4 query heads to a key head. */
 const SHAPES: HeadShape[] = [
@@ -20,8 +28,6 @@ const SHAPES: HeadShape[] = [
   { heads: 4, kvHeads: 1, headDim: 16 },
   { heads: 2, kvHeads: 2, headDim: 64 },
 ];
-/** A software driver takes minutes to compile the form for workgroup memory with larger heads, which it never uses. */
-const tooSlow = ({ headDim }: HeadShape): boolean => gpu().software && gpu().subgroup === 0 && headDim > 8;
 const columns = ({ heads, kvHeads, headDim }: HeadShape): number => (heads + 2 * kvHeads) * headDim;
 
 /** Rows of these lengths, one after the other. */
@@ -32,7 +38,7 @@ const spansOf = (lengths: readonly number[]): Span[] =>
 async function run(qkv: Float32Array, shape: HeadShape, rows: readonly Span[], dO: Float32Array) {
   const width = shape.heads * shape.headDim;
   const x = matrix(qkv, columns(shape));
-  const tiles = attentionTiles(rows, shape.headDim);
+  const tiles = attentionTiles(rows);
   const T = matrix([...tiles, ...new Array(12).fill(0)], 4, 'u32');
   const op = (tape: Tape): Tensor => attention(tape, x, shape, T);
   const { y, gradients } = await differentiate(op, matrix(dO, width), [x]);
@@ -42,8 +48,7 @@ async function run(qkv: Float32Array, shape: HeadShape, rows: readonly Span[], d
 for (const shape of SHAPES) {
   const name = `${shape.heads}/${shape.kvHeads} heads of ${shape.headDim}`;
   test(`${name}: packed rows of odd lengths equal the float64 reference`, () =>
-    onEachVariant(async (variant) => {
-      if (tooSlow(shape)) return;
+    onEachForm(async (variant) => {
       const random = seeded(shape.headDim);
       const packs = shape.headDim === 64 ? [[1], [17, 3, 65]] : [[1], [3, 1, 7, 8, 9], [65, 16, 17, 31, 33], [129]];
       for (const lengths of packs) {
@@ -61,7 +66,7 @@ for (const shape of SHAPES) {
 const SHAPE = SHAPES[0];
 
 test('a row of 2,049 tokens, beside others, equals the float64 reference, forward and gradient', () =>
-  onEachVariant(async (variant) => {
+  onEachForm(async (variant) => {
     const shape: HeadShape = { heads: 1, kvHeads: 1, headDim: 4 };
     const random = seeded(21);
     const rows = spansOf([5, 2049, 1]);
@@ -74,7 +79,7 @@ test('a row of 2,049 tokens, beside others, equals the float64 reference, forwar
   }));
 
 test('scores of ±1e4 give a hard choice and finite gradients', () =>
-  onEachVariant(async (variant) => {
+  onEachForm(async (variant) => {
     const random = seeded(7);
     const rows = spansOf([9, 20]);
     const qkv = random.normals(29 * columns(SHAPE), 100);
@@ -85,7 +90,7 @@ test('scores of ±1e4 give a hard choice and finite gradients', () =>
   }));
 
 test('a row has the same bits wherever it lies in a pack and whatever is beside it; a run repeats', () =>
-  onEachVariant(async (variant) => {
+  onEachForm(async (variant) => {
     const random = seeded(9);
     const [cols, width] = [columns(SHAPE), SHAPE.heads * SHAPE.headDim];
     const length = 37;
@@ -115,7 +120,7 @@ test('a row has the same bits wherever it lies in a pack and whatever is beside 
   }));
 
 test('a query does not see what comes after it', () =>
-  onEachVariant(async (variant) => {
+  onEachForm(async (variant) => {
     const random = seeded(10);
     const [cols, width] = [columns(SHAPE), SHAPE.heads * SHAPE.headDim];
     const qkv = random.normals(40 * cols);
@@ -143,13 +148,12 @@ test('the reference’s gradient is its finite difference', () => {
   }
 });
 
-test('a step takes as many keys as the device has workgroup memory for, and heads that 8 keys do not fit for are refused', () => {
+test('a step takes as many keys as fit 8 KiB of workgroup memory, and heads that 8 keys do not fit for are refused', () => {
   const on = (bytes: number, headDim: number): number => {
     const limits = { ...gpu().adapter.limits, maxComputeWorkgroupStorageSize: bytes };
-    return withGpu({ ...gpu(), subgroup: 0, adapter: { limits } as GPUAdapter }, () => attentionTile(headDim).keys);
+    return withGpu({ ...gpu(), subgroup: 0, leastSubgroup: 8, adapter: { limits } as GPUAdapter }, () => splitOf('attention', headDim).KEYS);
   };
-  assert.equal([64, 80, 128, 192].map((headDim) => on(16384, headDim)), [16, 16, 8, 8]);
-  assert.equal([64, 80, 128, 256].map((headDim) => on(32768, headDim)), [32, 16, 16, 8]);
+  assert.equal([16, 32, 64, 80, 128, 256].map((headDim) => on(32768, headDim)), [32, 32, 16, 8, 8, 8]);
   assert.throws(() => on(16384, 256), /^heads of 256 take 16448 bytes of workgroup memory, and the device has 16384$/);
 });
 

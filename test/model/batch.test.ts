@@ -1,6 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { attentionTile } from '../../src/gpu/ops/attention.ts';
+import { attentionTile, splitOf } from '../../src/gpu/ops/attention_forms.ts';
 import { NONE } from '../../src/gpu/ops/gather.ts';
 import { withSubgroup } from '../../src/gpu/device.ts';
 import { BatchTensors, bucket, packRows, type PackRow } from '../../src/model/batch.ts';
@@ -47,7 +47,7 @@ test('rows lie one after the other; positions restart, picks point into the pack
 test('attention tiles cover every token once, never across rows or segments', () =>
   onEachVariant(async (variant) => {
     const cfg = config();
-    const { lanes, queries } = attentionTile(cfg.headDim);
+    const tile = attentionTile();
     for (const lengths of [[1], [3, 17, 31], [40, 16, 2, 33]]) {
       const batch = packRows(
         lengths.map((n) => rowOf(n)),
@@ -56,7 +56,7 @@ test('attention tiles cover every token once, never across rows or segments', ()
       const seen = new Array<number>(batch.shape.tokens).fill(0);
       for (let i = 0; i < batch.tiles.length; i += 4) {
         const [first, length, query] = batch.tiles.subarray(i, i + 3);
-        for (let t = query; t < Math.min(length, query + lanes * queries); t++) {
+        for (let t = query; t < Math.min(length, query + tile); t++) {
           seen[first + t]++;
           assert.is(batch.positions[first + t], t, variant);
         }
@@ -114,13 +114,18 @@ test('tiles of an earlier, larger batch are gone after the next upload', async (
   );
 });
 
-test('tiles suit the device: keys of a step fit 20 KiB of workgroup memory and what the device has, in steps of 8', () =>
+test('heads are split so that lanes hold each number once, a tile’s queries are covered once, and few registers are needed', () =>
   withSubgroup(0, async () => {
-    for (const headDim of [4, 10, 16, 64, 80, 128, 256]) {
-      const { lanes, queries, keys } = attentionTile(headDim);
-      assert.ok(lanes === 64 && keys % 8 === 0 && keys >= 8 && queries === 1);
-      if (headDim <= 128)
-        assert.ok(keys * (2 * 16 * Math.ceil(headDim / 4) + 8) <= 20480, `${keys} keys for heads of ${headDim}`);
+    for (const headDim of [1, 4, 10, 16, 20, 32, 48, 64, 80, 96, 128, 160, 256]) {
+      for (const pass of ['attention', 'attention_grad_q', 'attention_grad_kv'] as const) {
+        const { GROUP, OWN, QUERIES, LANES, KEYS, PARTS, AHEAD } = splitOf(pass, headDim);
+        const vec4s = Math.ceil(headDim / 4);
+        assert.ok(GROUP * OWN >= vec4s && GROUP * (OWN - 1) < vec4s, `heads of ${headDim}: ${GROUP} × ${OWN} vec4s`);
+        assert.is((LANES / GROUP) * QUERIES * PARTS, attentionTile(), `${pass} of ${headDim}`);
+        assert.ok(LANES <= 128 && LANES % GROUP === 0 && KEYS % 8 === 0 && KEYS % AHEAD === 0);
+        const arrays = { attention: 2, attention_grad_q: 3, attention_grad_kv: 4 }[pass];
+        assert.ok(arrays * QUERIES * OWN * 4 <= 128, `${pass} of ${headDim}: ${arrays * QUERIES * OWN * 4} numbers a lane`);
+      }
     }
   }));
 

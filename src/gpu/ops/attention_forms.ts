@@ -1,0 +1,73 @@
+import source from '../../../kernels/attention.wgsl';
+import gradQSource from '../../../kernels/attention_grad_q.wgsl';
+import gradKvSource from '../../../kernels/attention_grad_kv.wgsl';
+import splitSource from '../../../kernels/attention_split.wgsl';
+import splitGradQSource from '../../../kernels/attention_split_grad_q.wgsl';
+import splitGradKvSource from '../../../kernels/attention_split_grad_kv.wgsl';
+import splitHeads from '../../../kernels/split_heads.wgsl';
+import { RunError } from '../../errors.ts';
+import { gpu } from '../device.ts';
+import { kernel, type Kernel } from '../kernel.ts';
+import type { Constants } from '../template.ts';
+import { withHeads } from './heads.ts';
+
+/** The kernels of attention: forward, the gradient of queries, that of keys and values. */
+export type Pass = 'attention' | 'attention_grad_q' | 'attention_grad_kv';
+
+/** Queries of a tile: on a driver with subgroups of 8 two a lane, else what a few workgroups take. */
+export const attentionTile = (): number => (gpu().subgroup === 8 ? 16 : 64);
+
+/** How the kernels for GPUs split heads over lanes: the constants of kernels/split_heads.wgsl, PARTS workgroups a tile. */
+export interface Split extends Constants {
+  GROUP: number;
+  OWN: number;
+  QUERIES: number;
+  LANES: number;
+  KEYS: number;
+  PARTS: number;
+  AHEAD: number;
+  SHUFFLES: boolean;
+}
+
+const MOST_LANES = 128;
+/** Workgroup memory for rows that are staged: more would leave a GPU too few workgroups at once. */
+const STAGED = 8192;
+
+/**
+ * A lane has up to 4 vec4s of each head, so that what it has of its queries, results and what it reads fits its registers; 8 lanes share
+ * heads of 128 and more. Throws RunError where the device has too little workgroup memory for 8 rows.
+ */
+export function splitOf(pass: Pass, headDim: number): Split {
+  const { leastSubgroup, adapter } = gpu();
+  const vec4s = Math.ceil(headDim / 4);
+  const group = Math.min(8, 2 ** Math.ceil(Math.log2(Math.max(1, vec4s / 4))));
+  const own = Math.ceil(vec4s / group);
+  // Numbers in registers: two, three or four arrays of own · queries vec4s, beside 2 · own of what is read.
+  const queries = Math.min(group, pass === 'attention' ? 4 : 2) / (own > 4 ? 2 : 1) || 1;
+  const lanes = Math.min(MOST_LANES, Math.max(64, (attentionTile() * group) / queries));
+  const shuffles = group === 1 || leastSubgroup >= group;
+  const row = 2 * group * own * 16 + 8; // a key, a value (or a query and its gradient), two sums
+  const keys = [32, 16].find((some) => some * row <= STAGED + 8 * some) ?? 8;
+  const summed = shuffles ? 0 : Math.max(1, Math.floor(STAGED / (lanes * 16))) * lanes * 16;
+  const most = adapter.limits.maxComputeWorkgroupStorageSize;
+  if (keys * row + summed > most) throw new RunError(`heads of ${headDim} take ${keys * row + summed} bytes of workgroup memory, and the device has ${most}`);
+  return { GROUP: group, OWN: own, QUERIES: queries, LANES: lanes, KEYS: keys, PARTS: (attentionTile() * group) / (lanes * queries),
+    AHEAD: pass === 'attention' ? 8 : 2, SHUFFLES: shuffles };
+}
+
+const SOURCES: Record<Pass, { lanes8: string; split: string }> = {
+  attention: { lanes8: source, split: splitSource },
+  attention_grad_q: { lanes8: gradQSource, split: splitGradQSource },
+  attention_grad_kv: { lanes8: gradKvSource, split: splitGradKvSource },
+};
+
+/** The form of a kernel for heads of this size on this device, and how many workgroups it takes for each tile. */
+export function attentionForm(pass: Pass, headDim: number, constants: Constants): { made: Kernel; parts: number } {
+  const { lanes8, split } = SOURCES[pass];
+  const all = { D: headDim, ...constants };
+  if (gpu().subgroup === 8) {
+    return { made: kernel(pass, withHeads(lanes8), { ...all, LANES: 8, QUERIES: 2 }), parts: pass === 'attention' ? 1 : 2 };
+  }
+  const form = splitOf(pass, headDim);
+  return { made: kernel(pass, withHeads(`${splitHeads}\n${split}`), { ...all, ...form }), parts: form.PARTS };
+}
