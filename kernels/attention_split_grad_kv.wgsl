@@ -38,14 +38,15 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       let token_h = (row + min(i0 + s, length - 1)) * p.H + h;
       let ld = vec2f(L[token_h], DELTA[token_h]);
       ${stage('i0', [['Qs', 'QKV', 'p.ld', 'qcol'], ['Gs', 'DO', 'p.ldo', 'gcol']], `if (s < ${KEYS}) { Ls[s] = ld; }`)}
-      for (var x0 = 0u; x0 < ${KEYS} && i0 + x0 < length; x0 += ${AHEAD}) {
-        let at = x0 * ${ROW} + g;
+      for (var b = 0u; b < ${KEYS / AHEAD}; b++) {
+        let x0 = b * ${AHEAD};
+        if (i0 + x0 >= length) { break; }
         //% for (const x of list(AHEAD)) {
         var s${x} = ${vecq}();
         var e${x} = ${vecq}();
         //% for (const i of list(OWN)) {
-        let q${x}_${i} = Qs[at + ${x * ROW + i * GROUP}];
-        let g${x}_${i} = Gs[at + ${x * ROW + i * GROUP}];
+        let q${x}_${i} = Qs[x0 * ${ROW} + g + ${x * ROW + i * GROUP}];
+        let g${x}_${i} = Gs[x0 * ${ROW} + g + ${x * ROW + i * GROUP}];
         //% }
         //% for (const q of list(QUERIES)) {
         ${at(`s${x}`, q)} = ${dots(list(OWN).map((i) => [`k${q}_${i}`, `q${x}_${i}`]))};

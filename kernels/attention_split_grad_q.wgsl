@@ -40,14 +40,15 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let lse = ${lanes('f32', (q) => `L[${at('token', q)} * p.H + h]`)};
   for (var j0 = 0u; j0 <= last; j0 += ${KEYS}) {
     ${stage('j0', [['Ks', 'QKV', 'p.ld', 'kcol'], ['Vs', 'QKV', 'p.ld', 'vcol']])}
-    for (var x0 = 0u; x0 < ${KEYS} && j0 + x0 <= last; x0 += ${AHEAD}) {
-      let at = x0 * ${ROW} + g;
+    for (var b = 0u; b < ${KEYS / AHEAD}; b++) {
+      let x0 = b * ${AHEAD};
+      if (j0 + x0 > last) { break; }
       //% for (const x of list(AHEAD)) {
       var s${x} = ${vecq}();
       var e${x} = ${vecq}();
       //% for (const i of list(OWN)) {
-      let k${x}_${i} = Ks[at + ${x * ROW + i * GROUP}];
-      let v${x}_${i} = Vs[at + ${x * ROW + i * GROUP}];
+      let k${x}_${i} = Ks[x0 * ${ROW} + g + ${x * ROW + i * GROUP}];
+      let v${x}_${i} = Vs[x0 * ${ROW} + g + ${x * ROW + i * GROUP}];
       //% }
       //% for (const q of list(QUERIES)) {
       ${at(`s${x}`, q)} = ${dots(list(OWN).map((i) => [`q${q}_${i}`, `k${x}_${i}`]))};

@@ -24,7 +24,7 @@ enable subgroups;
 //%   const count = KEYS * ROW;
 //%   const turns = list(Math.ceil(count / LANES));
 //%   const guarded = (i, text) => (i * LANES + LANES > count ? `if (s < ${count - i * LANES}) { ${text} }` : text);
-//%   const reading = turns.map((i) => `let e${i} = min(s + ${i * LANES}, ${count - 1}u); let token${i} = row + min(${first} + e${i} / ${ROW}, length - 1);
+//%   const reading = turns.map((i) => `let e${i} = ${i * LANES + LANES > count ? `min(s + ${i * LANES}, ${count - 1}u)` : `s + ${i * LANES}`}; let token${i} = row + min(${first} + e${i} / ${ROW}, length - 1);
 //%     ${parts.map(([to, name, ld, column]) => `let ${to}_${i} = ${reach(`e${i} % ${ROW}`, `head_${name}(token${i} * ${ld} + ${column}, ${ROW > D4 ? `min(e${i} % ${ROW}, ${D4 - 1})` : `e${i} % ${ROW}`})`)};`).join('\n    ')}`);
 //%   const writing = turns.map((i) => guarded(i, parts.map(([to]) => `${to}[e${i}] = ${to}_${i};`).join(' ')));
 //%   return [...reading, 'workgroupBarrier();', ...writing, more, 'workgroupBarrier();'].join('\n    ');

@@ -12,6 +12,8 @@ export interface Gpu {
   subgroup: number;
   /** Lanes of the smallest subgroup that a kernel may run in, 0 without subgroups: so many beside each other always share one. */
   leastSubgroup: number;
+  /** Whether a lane has about 128 registers, as with Apple's, Intel's and phones' GPUs, not 255: kernels then keep fewer numbers in them. */
+  fewRegisters: boolean;
   /** True for a driver that runs shaders on the CPU (lavapipe, SwiftShader). */
   software: boolean;
   /** Largest storage binding in bytes. */
@@ -79,14 +81,14 @@ export function perDevice<T>(make: () => T): () => T {
 }
 
 /** Runs `work` with what is known of the device changed. What is recorded meanwhile stays as it is. */
-async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubgroup' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
+async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubgroup' | 'fewRegisters' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
   const opened = gpu();
-  const { subgroup, leastSubgroup, matrix } = opened;
+  const { subgroup, leastSubgroup, fewRegisters, matrix } = opened;
   Object.assign(opened, changed);
   try {
     return await work();
   } finally {
-    Object.assign(opened, { subgroup, leastSubgroup, matrix });
+    Object.assign(opened, { subgroup, leastSubgroup, fewRegisters, matrix });
   }
 }
 
@@ -96,6 +98,9 @@ async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubg
  */
 export const withSubgroup = <T>(subgroup: number, work: () => Promise<T>, least = subgroup): Promise<T> =>
   withChanged({ subgroup, leastSubgroup: least }, work);
+
+/** Runs `work` as on an adapter whose lanes have few registers. */
+export const withFewRegisters = <T>(work: () => Promise<T>): Promise<T> => withChanged({ fewRegisters: true }, work);
 
 /** Runs `work` as on an adapter with these matrix units. */
 export const withMatrix = <T>(matrix: MatrixUnits | undefined, work: () => Promise<T>): Promise<T> => withChanged({ matrix }, work);
@@ -213,6 +218,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     info,
     subgroup,
     leastSubgroup: asGpu && asGpu !== 'subgroups' || !device.features.has('subgroups') ? 0 : info.subgroupMinSize ?? 0,
+    fewRegisters: /^(apple|intel|arm|qualcomm|img-tec)$/i.test(info.vendor),
     software: software && !asGpu,
     maxBinding: limits.maxStorageBufferBindingSize,
     features,

@@ -111,9 +111,11 @@ async function checkAdd(): Promise<Check[]> {
 const each = async <T>(list: readonly T[], check: (item: T) => Promise<Check[]>): Promise<Check[]> =>
   (await Promise.all(list.map(check))).flat();
 
+const ATTENTION = ['', '_split'].flatMap((form) => ['', '_grad_q', '_grad_kv'].map((pass) => `attention${form}${pass}`)).concat('heads', 'split_heads');
+
 export const layerTests: KernelTest[] = [
   ...inBoth('norm', ['norm', 'norm_grad', 'column_sum'], (storage) => each(['layer', 'rms'] as const, (kind) => checkNorm(kind, storage))),
-  ...inBoth('attention', ['attention', 'attention_grad_q', 'attention_grad_kv', 'heads'], (storage) =>
+  ...inBoth('attention', ATTENTION, (storage) =>
     each(shapesIn(storage), (shape) => checkAttention(shape, storage)),
   ),
   ...inBoth('rotary', ['rotary'], (storage) => each(SHAPES, (shape) => checkRotary(shape, storage))),

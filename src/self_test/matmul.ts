@@ -1,6 +1,8 @@
 import { gelu, geluGrad, matmulOf } from './reference/matmul.ts';
 import { gpu, withMatrix } from '../gpu/device.ts';
+import { readsTextures } from '../gpu/mirror.ts';
 import { matmul, type Mode, type Store } from '../gpu/ops/matmul.ts';
+import { type Tile, tilesHere, withTile } from '../gpu/ops/matmul_forms.ts';
 import type { Storage, Tensor } from '../gpu/tensor.ts';
 import { type Check, close, inBoth, type KernelTest, roundingOf } from './check.ts';
 import { column, compute, matrix, numbers } from './on_device.ts';
@@ -134,7 +136,43 @@ async function checkMatrixForm(): Promise<Check[]> {
   return [...checks, ...(await withMatrix(emulated, () => matmulChecks('f16', 'ab'))).map((c) => ({ ...c, what: `${c.what}, emulated` }))];
 }
 
+/**
+ * That a row of a product has the same bits in every tile, whatever stores it: PPO compares probabilities from passes of different
+ * sizes, and a compiler might contract multiplications and additions in one tile and not in another. A form for software drivers has its
+ * tiles by the number of rows alone.
+ */
+async function checkTiles(): Promise<Check[]> {
+  const [n, k] = [68, 75];
+  const { normals } = numbers(2);
+  const [row, before, beside, bias, b] = [normals(k), normals(n), normals(n), normals(n), normals(n * k)];
+  const rows = readsTextures() ? [1, 9, 17].map((m) => ({ m, tile: undefined })) : tilesHere().map((tile) => ({ m: tile.rows + 1, tile }));
+  const named = ({ m, tile }: { m: number; tile?: Tile }): string => (tile ? `tile ${tile.rows}×${tile.cols}` : `${m} rows`);
+  const checks: Check[] = [];
+  for (const mode of ['nn', 'nt'] as const) {
+    const [B, BIAS] = [matrix(b, mode === 'nt' ? k : n), column(bias)];
+    const stored = (m: number, own: Float32Array): Tensor => matrix(Float32Array.from({ length: m * own.length }, (_, i) => own[i % own.length]), own.length);
+    const stores: ((other: Tensor) => Store)[] = mode === 'nn'
+      ? [() => ({ kind: 'plain', bias: BIAS }), () => ({ kind: 'add', scale: 0.7 }), (preactivation) => ({ kind: 'gelu', bias: BIAS, preactivation, act: 'tanh' })]
+      : [(residual) => ({ kind: 'residual', bias: BIAS, residual }), (preactivation) => ({ kind: 'gelu_grad', preactivation, act: 'tanh' })];
+    const cases = rows.flatMap((size) => stores.map((store) => ({ ...size, store, C: stored(size.m, before), A: stored(size.m, row), other: stored(size.m, beside) })));
+    const results = await compute(() => {
+      for (const { tile, A, C, other, store } of cases) {
+        const product = (): void => matmul(mode, A, B, C, store(other));
+        if (tile) withTile(tile, product);
+        else product();
+      }
+    }, cases.map(({ C }) => C));
+    cases.forEach((one, i) => {
+      const same = results[i % stores.length].subarray(0, n);
+      const got = results[i].subarray((one.m - 1) * n, one.m * n);
+      checks.push(close(`${mode}, ${one.store(one.other).kind}: a row's last bits depend on its batch: ${named(one)} is not as ${named(rows[0])}`, got, same, 0));
+    });
+  }
+  return checks;
+}
+
 export const matmulTests: KernelTest[] = [
   ...inBoth('matmul', ['matmul', 'matmul_broadcast', 'matmul_split', 'matmul_tiled'], (storage) => matmulChecks(storage)),
+  { name: 'matmul_tiles', kernels: ['matmul_tiled'], run: checkTiles },
   { name: 'matmul_subgroup_matrix', kernels: ['matmul_subgroup_matrix'], needs: 'shader-f16', run: checkMatrixForm },
 ];

@@ -1,6 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gpu, withGpu, withSubgroup } from '../../src/gpu/device.ts';
+import { gpu, withFewRegisters, withGpu, withSubgroup } from '../../src/gpu/device.ts';
 import { attention, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
 import { splitOf } from '../../src/gpu/ops/attention_forms.ts';
 import type { Tape } from '../../src/gpu/tape.ts';
@@ -12,11 +12,12 @@ import { assertClose, closeAfterTests, differentiate, matrix, onEachVariant, ope
 test.before(openForTests);
 test.after(closeAfterTests);
 
-/** Every form: those of each subgroup size, and that whose lanes add up by shuffles where the subgroups' size is not fixed. */
+/** Every form: those of each subgroup size, that whose lanes add up by shuffles where the size is not fixed, and that for few registers. */
 async function onEachForm(work: (variant: string) => Promise<void>): Promise<void> {
   const { leastSubgroup } = gpu();
   await onEachVariant(work);
   if (leastSubgroup >= 8) await withSubgroup(0, () => work('shuffles'), leastSubgroup);
+  await withSubgroup(0, () => withFewRegisters(() => work('few registers')), leastSubgroup);
 }
 
 /** Head sizes that are and are not multiples of 4, with 1, 2, 3 and 4 query heads to a key head. */
@@ -26,6 +27,7 @@ const SHAPES: HeadShape[] = [
   { heads: 1, kvHeads: 1, headDim: 4 },
   { heads: 3, kvHeads: 3, headDim: 10 },
   { heads: 4, kvHeads: 1, headDim: 16 },
+  { heads: 2, kvHeads: 1, headDim: 20 },
   { heads: 2, kvHeads: 2, headDim: 64 },
 ];
 const columns = ({ heads, kvHeads, headDim }: HeadShape): number => (heads + 2 * kvHeads) * headDim;
@@ -49,6 +51,7 @@ for (const shape of SHAPES) {
   const name = `${shape.heads}/${shape.kvHeads} heads of ${shape.headDim}`;
   test(`${name}: packed rows of odd lengths equal the float64 reference`, () =>
     onEachForm(async (variant) => {
+      if (shape.headDim === 64 && /subgroup 0|few/.test(variant)) return; // minutes to compile on a software driver, and heads of 20 go the same ways
       const random = seeded(shape.headDim);
       const packs = shape.headDim === 64 ? [[1], [17, 3, 65]] : [[1], [3, 1, 7, 8, 9], [65, 16, 17, 31, 33], [129]];
       for (const lengths of packs) {

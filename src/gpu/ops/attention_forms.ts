@@ -38,21 +38,22 @@ const STAGED = 8192;
  * heads of 128 and more. Throws RunError where the device has too little workgroup memory for 8 rows.
  */
 export function splitOf(pass: Pass, headDim: number): Split {
-  const { leastSubgroup, adapter } = gpu();
+  const { leastSubgroup, fewRegisters, adapter } = gpu();
   const vec4s = Math.ceil(headDim / 4);
   const group = Math.min(8, 2 ** Math.ceil(Math.log2(Math.max(1, vec4s / 4))));
   const own = Math.ceil(vec4s / group);
   // Numbers in registers: two, three or four arrays of own · queries vec4s, beside 2 · own of what is read.
-  const queries = Math.min(group, pass === 'attention' ? 4 : 2) / (own > 4 ? 2 : 1) || 1;
+  const most = (pass === 'attention' ? 4 : 2) / (own > 4 ? 2 : 1) / (fewRegisters ? 2 : 1);
+  const queries = Math.max(1, Math.min(group, most));
   const lanes = Math.min(MOST_LANES, Math.max(64, (attentionTile() * group) / queries));
   const shuffles = group === 1 || leastSubgroup >= group;
   const row = 2 * group * own * 16 + 8; // a key, a value (or a query and its gradient), two sums
   const keys = [32, 16].find((some) => some * row <= STAGED + 8 * some) ?? 8;
   const summed = shuffles ? 0 : Math.max(1, Math.floor(STAGED / (lanes * 16))) * lanes * 16;
-  const most = adapter.limits.maxComputeWorkgroupStorageSize;
-  if (keys * row + summed > most) throw new RunError(`heads of ${headDim} take ${keys * row + summed} bytes of workgroup memory, and the device has ${most}`);
+  const room = adapter.limits.maxComputeWorkgroupStorageSize;
+  if (keys * row + summed > room) throw new RunError(`heads of ${headDim} take ${keys * row + summed} bytes of workgroup memory, and the device has ${room}`);
   return { GROUP: group, OWN: own, QUERIES: queries, LANES: lanes, KEYS: keys, PARTS: (attentionTile() * group) / (lanes * queries),
-    AHEAD: pass === 'attention' ? 8 : 2, SHUFFLES: shuffles };
+    AHEAD: pass === 'attention' ? 8 : fewRegisters ? 1 : 2, SHUFFLES: shuffles };
 }
 
 const SOURCES: Record<Pass, { lanes8: string; split: string }> = {

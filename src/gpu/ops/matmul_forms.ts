@@ -19,6 +19,9 @@ const LARGE = tile(128, 128, 8, 2);
 /** All tiles, the smallest first. */
 export const TILES: readonly Tile[] = [FEW, SOME, SMALL, LONG, LARGE];
 
+/** Those that the open device has workgroup memory for. */
+export const tilesHere = (): readonly Tile[] => TILES.filter((one) => workgroupBytes(one) <= gpu().adapter.limits.maxComputeWorkgroupStorageSize);
+
 /** Workgroups that keep a large GPU busy: about two for each of its 128 or so cores. */
 export const FILL = 256;
 
