@@ -19,6 +19,9 @@ enable f16;
 //% if (!EMULATED) {
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
+//% if (PINNED) {
+enable subgroup_size_control;
+//% }
 //% }
 //% }
 //% if (FORM === 'broadcast') {

@@ -3,6 +3,7 @@
 // lanes, 64 × 64 results, 32 × 32 a subgroup, K by 32. Dispatch (⌈N/64⌉, ⌈M/64⌉).
 // Tiles pass through workgroup memory: zeros stand there for what lies outside A and B, and results leave through it to the stores.
 // A zero row or column changes no other, so a row of C does not depend on the rows beside it.
+// PINNED: the adapter has subgroups of several sizes and is asked for LANES lanes.
 // With EMULATED, loops over workgroup memory stand for the four operations on subgroup matrices (a matrix's name is then where it
 // begins), for devices without them: tests run all the rest of this text so. The operations themselves are checked by Dawn's
 // compiler, and have not run on hardware yet.
@@ -54,7 +55,7 @@ fn put(which: u32, lane: u32, at: u32) {
 //% const load = (side, at) => EMULATED ? at : side === 'left'
 //%   ? `subgroupMatrixLoad<subgroup_matrix_left<f16, ${FK}, ${FM}>, ${A_MAJOR}>(&As, ${at}, ${A_STRIDE}u)`
 //%   : `subgroupMatrixLoad<subgroup_matrix_right<f16, ${FN}, ${FK}>, ${B_MAJOR}>(&Bs, ${at}, ${B_STRIDE}u)`;
-@compute @workgroup_size(${THREADS})
+@compute @workgroup_size(${THREADS}) ${PINNED ? `@subgroup_size(${LANES})` : ''}
 //% if (EMULATED) {
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
   let own = t / ${LANES};
@@ -65,7 +66,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   let m0 = w.y * ${TILE};
   let n0 = w.x * ${TILE};
   // The subgroup's quarter of the tile.
-  let row0 = own / 2 * ${LARGE};
+  let row0 = own / 2 % 2 * ${LARGE}; // % 2: compilers see a range, and from it how loads are aligned
   let col0 = own % 2 * ${LARGE};
   //% if (!EMULATED) {
   //% for (const i of each(ROWS)) for (const j of each(COLS)) {
@@ -84,13 +85,14 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     }
     //% }
     workgroupBarrier();
-    for (var k = 0u; k < ${upTo(DEPTH)}; k += ${FK}) {
+    //% for (const k of EMULATED ? ['k'] : each(DEPTH / FK).map((step) => step * FK)) { // written out, compilers see how loads are aligned
+    ${EMULATED ? `for (var k = 0u; k < ${upTo(DEPTH)}; k += ${FK}) {` : '{'}
       ${open}
       //% for (const i of rows) {
-      let a${i} = ${load('left', inA(`row0 + ${i} * ${FM}`, 'k'))};
+      let a${i} = ${load('left', inA(`row0 + ${i} * ${FM}`, k))};
       //% }
       //% for (const j of cols) {
-      let b${j} = ${load('right', inB('k', `col0 + ${j} * ${FN}`))};
+      let b${j} = ${load('right', inB(k, `col0 + ${j} * ${FN}`))};
       //% }
       //% for (const i of rows) for (const j of cols) {
       //% if (EMULATED) {
@@ -101,6 +103,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
       //% }
       ${close}
     }
+    //% }
     workgroupBarrier();
   }
   ${open}

@@ -96,12 +96,12 @@ function record(name: string, config: ModelConfig, dtype: Storage): void {
 }
 
 await startBackend();
-const { info, features, device } = gpu();
+const { info, features, device, subgroup: own } = gpu();
 for (const name of options.models.length > 0 ? options.models : Object.keys(MODELS)) {
-  for (const subgroup of new Set([gpu().subgroup, 0, 32, 64])) {
+  for (const subgroup of new Set([own, 0, 32, 64])) {
     await withSubgroup(subgroup, async () => {
       for (const dtype of features.has('shader-f16') ? ['f32', 'f16'] as const : ['f32'] as const) {
-        const units: MatrixUnits | undefined = dtype === 'f16' && subgroup > 0 ? matrixUnits(info, features, subgroup) : undefined;
+        const units: MatrixUnits | undefined = dtype === 'f16' && subgroup === own ? matrixUnits(info, features, own) : undefined;
         for (const matrix of units ? [undefined, units] : [undefined]) await withMatrix(matrix, async () => record(name, MODELS[name]!, dtype));
       }
     });

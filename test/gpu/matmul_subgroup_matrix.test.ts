@@ -162,6 +162,8 @@ test('of an adapter’s configurations the largest of f16 with f32 sums is taken
   const nvidia = info(config('f16', 'f16', 16, 16, 16), config('f16', 'f32', 16, 8, 8), config('f16', 'f32', 16, 16, 16), config('i8', 'i32', 32, 32, 32));
   assert.equal(matrixUnits(nvidia, features, 32), { m: 16, n: 16, k: 16, lanes: 32 });
   assert.is(matrixUnits(nvidia, features, 0), undefined, 'subgroups of no fixed size');
+  const rdna3 = Object.assign(info(config('f16', 'f32', 16, 16, 16)), { subgroupMinSize: 32, subgroupMaxSize: 64 });
+  assert.equal(matrixUnits(rdna3, new Set([...features, 'subgroup-size-control']), 0), { m: 16, n: 16, k: 16, lanes: 32, pinned: true });
   for (const feature of features) assert.is(matrixUnits(nvidia, new Set([...features].filter((f) => f !== feature)), 32), undefined, feature);
   assert.is(matrixUnits(info(config('f32', 'f32', 8, 8, 8), config('f16', 'f32', 24, 8, 8)), features, 32), undefined);
   assert.is(matrixUnits({} as GPUAdapterInfo, features, 32), undefined);

@@ -11,9 +11,9 @@ const TILE = 64;
 
 /** The WGSL template, and what it takes for a product on these matrix units. */
 export const matrixTemplate = `${source}\n${matrixSource}`;
-export const matrixConstants = (mode: Mode, store: Store, { m, n, k, lanes, emulated = false }: MatrixUnits): Constants => ({
+export const matrixConstants = (mode: Mode, store: Store, { m, n, k, lanes, pinned = false, emulated = false }: MatrixUnits): Constants => ({
   FORM: 'subgroup_matrix', MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: false,
-  FM: m, FN: n, FK: k, LANES: lanes, EMULATED: emulated,
+  FM: m, FN: n, FK: k, LANES: lanes, PINNED: pinned, EMULATED: emulated,
 });
 
 /**
