@@ -29,7 +29,6 @@ enable subgroups;
 //%   const writing = turns.map((i) => guarded(i, parts.map(([to]) => `${to}[e${i}] = ${to}_${i};`).join(' ')));
 //%   return [...reading, 'workgroupBarrier();', ...writing, more, 'workgroupBarrier();'].join('\n    ');
 //% };
-//% const BATCH = Math.max(1, Math.floor(8192 / (LANES * 16)));
 //% if (GROUP > 1 && !SHUFFLES) {
 var<workgroup> group_parts: array<${vecq}, ${BATCH * LANES}>;
 //% }

@@ -157,6 +157,7 @@ test('a step takes as many keys as fit 8 KiB of workgroup memory, and heads that
     return withGpu({ ...gpu(), subgroup: 0, leastSubgroup: 8, adapter: { limits } as GPUAdapter }, () => splitOf('attention', headDim).KEYS);
   };
   assert.equal([16, 32, 64, 80, 128, 256].map((headDim) => on(32768, headDim)), [32, 32, 16, 8, 8, 8]);
+  assert.equal([64, 128].map((headDim) => withGpu({ ...gpu(), subgroup: 0, leastSubgroup: 0 }, () => splitOf('attention_grad_kv', headDim).BATCH)), [2, 2]);
   assert.throws(() => on(16384, 256), /^heads of 256 take 16448 bytes of workgroup memory, and the device has 16384$/);
 });
 

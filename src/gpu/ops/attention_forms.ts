@@ -26,12 +26,16 @@ export interface Split extends Constants {
   KEYS: number;
   PARTS: number;
   AHEAD: number;
+  /** Values a lane adds up at once through workgroup memory, where there are no shuffles. */
+  BATCH: number;
   SHUFFLES: boolean;
 }
 
 const MOST_LANES = 128;
 /** Workgroup memory for rows that are staged: more would leave a GPU too few workgroups at once. */
 const STAGED = 8192;
+/** Workgroup memory for sums over lanes: with rows of heads of 128 less than the 16 KiB that every device has. */
+const SUMMED = 4096;
 
 /**
  * A lane has up to 4 vec4s of each head, so that what it has of its queries, results and what it reads fits its registers; 8 lanes share
@@ -49,11 +53,12 @@ export function splitOf(pass: Pass, headDim: number): Split {
   const shuffles = group === 1 || leastSubgroup >= group;
   const row = 2 * group * own * 16 + 8; // a key, a value (or a query and its gradient), two sums
   const keys = [32, 16].find((some) => some * row <= STAGED + 8 * some) ?? 8;
-  const summed = shuffles ? 0 : Math.max(1, Math.floor(STAGED / (lanes * 16))) * lanes * 16;
+  const batch = Math.floor(SUMMED / (lanes * 16));
+  const summed = shuffles ? 0 : batch * lanes * 16;
   const room = adapter.limits.maxComputeWorkgroupStorageSize;
   if (keys * row + summed > room) throw new RunError(`heads of ${headDim} take ${keys * row + summed} bytes of workgroup memory, and the device has ${room}`);
   return { GROUP: group, OWN: own, QUERIES: queries, LANES: lanes, KEYS: keys, PARTS: (attentionTile() * group) / (lanes * queries),
-    AHEAD: pass === 'attention' ? 8 : fewRegisters ? 1 : 2, SHUFFLES: shuffles };
+    AHEAD: pass === 'attention' ? 8 : fewRegisters ? 1 : 2, BATCH: batch, SHUFFLES: shuffles };
 }
 
 const SOURCES: Record<Pass, { lanes8: string; split: string }> = {
