@@ -237,6 +237,12 @@ function uniformBuffer(words: Word[]): GPUBuffer {
 
 const pad = (n: number): number => (n + 3) & ~3;
 
+/** Has the step that is being recorded copy large weights where it reads them, and not once an update: in a step of many tokens that costs little. */
+export function copyWeightsInPassing(): void {
+  if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
+  mirrors.passing = true;
+}
+
 /** The tensor as a kernel binds it that reads it as a texture (see mirror.ts). */
 export function mirrorOf(tensor: Tensor): Mirror {
   if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
