@@ -118,7 +118,7 @@ export interface Upcoming {
 
 /**
  * Records the largest pass of each kind, the largest of all first: the memory that it takes serves all smaller ones, whereas
- * growing shapes would leave too small buffers behind, up to three times the memory.
+ * growing shapes would each open another buffer.
  */
 export async function reserve(upcoming: readonly Upcoming[]): Promise<void> {
   await Promise.all(recordLargest(upcoming.map(withShapes)));
