@@ -161,6 +161,8 @@ const KEPT = 2;
 
 /** A buffer that is no larger is copied as a whole: all weights of a small model at once. */
 const SMALL_BUFFER = 1 << 22;
+/** Bytes of a weight in a larger one that a step may copy in passing: each time it reads them, so that no copy has to last. */
+const LARGE = 1 << 20;
 
 /**
  * The mirrors of a step that is being recorded. Buffers that the step writes are copied when they are first read as a
@@ -171,6 +173,8 @@ export class StepMirrors {
   /** Lasting mirrors that the step reads. */
   readonly read = new Set<MirrorCopy>();
   private inStep: MirrorCopy[] = [];
+  /** Whether the step takes so long that large weights may be copied each time they are read: they then need no mirror of their own. */
+  passing = false;
   private readonly writes = new Set<GPUBuffer>();
 
   /** @param add adds a copy to the step */
@@ -190,7 +194,7 @@ export class StepMirrors {
   }
 
   private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
-    const lasts = !isScratch(buffer) && !this.writes.has(buffer);
+    const lasts = !isScratch(buffer) && !this.writes.has(buffer) && !(this.passing && bytes >= LARGE && buffer.size > SMALL_BUFFER);
     const whole = lasts && !panels && buffer.size <= SMALL_BUFFER;
     const start = whole ? 0 : offset;
     const end = whole ? buffer.size : offset + bytes - (bytes % (4 * bytesOf(storage)));

@@ -1,22 +1,28 @@
+import { arena, type Use } from './arena.ts';
 import { isOpen, submit } from './backend.ts';
 import { gpu, perDevice, tooLarge } from './device.ts';
 import { leaveToCollector } from './garbage.ts';
 import { Mirror, StepMirrors, written, type MirrorCopy } from './mirror.ts';
 import type { Form, Kernel } from './kernel.ts';
-import { Tensor, withScratch } from './tensor.ts';
+import { placeOf, Tensor, valueOf, withScratch } from './tensor.ts';
 
 interface Dispatch {
   kind: 'dispatch';
   kernel: Form;
-  group: GPUBindGroup;
+  /** What it binds, as long as the step is being recorded, and then the bind group. */
+  tensors: readonly (Tensor | Mirror)[];
+  uniform?: GPUBuffer;
+  group?: GPUBindGroup;
   x: number;
   y: number;
   z: number;
   /** Floating-point operations, or what takes about as long. */
   work: number;
 }
-interface Clear { kind: 'clear'; tensor: Tensor }
-interface Copy { kind: 'copy'; from: Tensor; to: Tensor }
+/** Bytes of a buffer; of a scratch value until the step is planned. */
+interface Span { buffer: GPUBuffer; offset: number; bytes: number }
+interface Clear { kind: 'clear'; on: Span }
+interface Copy { kind: 'copy'; from: Span; to: Span }
 type Command = Dispatch | Clear | Copy | MirrorCopy;
 
 /**
@@ -92,13 +98,13 @@ export class Program<T = unknown> {
         pass ??= encoder.beginComputePass();
         const next = command.kernel.pipeline!;
         if (next !== pipeline) pass.setPipeline((pipeline = next));
-        pass.setBindGroup(0, command.group);
+        pass.setBindGroup(0, command.group!);
         pass.dispatchWorkgroups(command.x, command.y, command.z);
         continue;
       }
       pass?.end();
       pass = pipeline = undefined;
-      if (command.kind === 'clear') encoder.clearBuffer(command.tensor.buffer, command.tensor.offset, command.tensor.bytes);
+      if (command.kind === 'clear') encoder.clearBuffer(command.on.buffer, command.on.offset, command.on.bytes);
       else if (command.kind === 'mirror') command.texture.copyFrom(encoder, command);
       else encoder.copyBufferToBuffer(command.from.buffer, command.from.offset, command.to.buffer, command.to.offset, command.to.bytes);
     }
@@ -126,7 +132,7 @@ function cutsOf(commands: readonly Command[]): number[] {
 function workOf(command: Command): number {
   if (command.kind === 'dispatch') return command.work;
   if (command.kind === 'mirror') return WORK_A_BYTE * (command.end - command.start);
-  return WORK_A_BYTE * (command.kind === 'clear' ? command.tensor.bytes : 2 * command.to.bytes);
+  return WORK_A_BYTE * (command.kind === 'clear' ? command.on.bytes : 2 * command.to.bytes);
 }
 
 let recording: Program | undefined;
@@ -136,6 +142,47 @@ let launched = 0;
 export const launches = (): number => launched;
 
 let mirrors: StepMirrors | undefined;
+
+const valuesIn = (buffers: readonly GPUBuffer[]) => buffers.flatMap((buffer) => valueOf(buffer) ?? []);
+
+/** The scratch values that a command uses. A mirror is copied before the kernel runs that reads it. */
+function usesOf(command: Command): Use {
+  switch (command.kind) {
+    case 'mirror': return { reads: valuesIn([command.buffer]), writes: [] };
+    case 'clear': return { reads: [], writes: valuesIn([command.on.buffer]) };
+    case 'copy': return { reads: valuesIn([command.from.buffer]), writes: valuesIn([command.to.buffer]) };
+    case 'dispatch': {
+      const { writes } = command.kernel;
+      const bound = (written: boolean): GPUBuffer[] =>
+        command.tensors.flatMap((t, i) => (t instanceof Tensor && writes.includes(i) === written ? [t.buffer] : []));
+      return { reads: valuesIn(bound(false)), writes: valuesIn(bound(true)) };
+    }
+  }
+}
+
+/** Puts the buffers and places in a command that its scratch values have been given. */
+function settle(command: Command): void {
+  if (!isOpen(gpu().device)) return;
+  if (command.kind === 'dispatch') {
+    command.group = bind(command);
+    command.tensors = [];
+  } else if (command.kind === 'mirror') {
+    const { buffer, offset } = placeOf({ buffer: command.buffer, offset: command.start });
+    Object.assign(command, { buffer, start: offset, end: offset + command.end - command.start });
+  } else for (const span of command.kind === 'clear' ? [command.on] : [command.from, command.to]) Object.assign(span, placeOf(span));
+}
+
+function bind({ kernel, tensors, uniform }: Dispatch): GPUBindGroup {
+  const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
+    if (t instanceof Mirror) return { binding, resource: t.texture.view };
+    const size = Math.min(Math.max(16, Math.ceil(t.bytes / 16) * 16), t.buffer.size - t.offset);
+    return { binding, resource: { ...placeOf(t), size } };
+  });
+  if (uniform) entries.push({ binding: tensors.length, resource: { buffer: uniform } });
+  return gpu().device.createBindGroup({ label: kernel.name, layout: kernel.layout, entries });
+}
+
+const spanOf = ({ buffer, offset, bytes }: Tensor): Span => ({ buffer, offset, bytes });
 
 /** Runs `build`, whose kernel launches become a Program; no work reaches the device yet. */
 export function record<T>(build: () => T): Program<T> {
@@ -147,6 +194,8 @@ export function record<T>(build: () => T): Program<T> {
     program.result = withScratch(build);
     program.changes = [...mirrors.end()];
     program.mirrored = [...mirrors.read];
+    arena().plan(program.commands.map(usesOf));
+    program.commands.forEach(settle);
     program.cuts = cutsOf(program.commands);
   } finally {
     recording = mirrors = undefined;
@@ -188,6 +237,12 @@ function uniformBuffer(words: Word[]): GPUBuffer {
 
 const pad = (n: number): number => (n + 3) & ~3;
 
+/** Has the step that is being recorded copy large weights where it reads them, and not once an update: in a step of many tokens that costs little. */
+export function copyWeightsInPassing(): void {
+  if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
+  mirrors.passing = true;
+}
+
 /** The tensor as a kernel binds it that reads it as a texture (see mirror.ts). */
 export function mirrorOf(tensor: Tensor): Mirror {
   if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
@@ -215,20 +270,14 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
   if (!recording) throw new Error(`kernel ${kernel.name} launched outside a recorded step`);
   const form = kernel.form(tensors.map((t) => t.storage));
   if (tensors.length !== form.tensors) throw new Error(`kernel ${kernel.name} takes ${form.tensors} tensors, got ${tensors.length}`);
-  const { device, maxBinding } = gpu();
-  const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => {
-    if (t instanceof Mirror) return { binding, resource: t.texture.view };
-    if (t.bytes > maxBinding) throw tooLarge(`kernel ${kernel.name}: a tensor`, t.bytes, maxBinding);
-    const size = Math.min(Math.max(16, Math.ceil(t.bytes / 16) * 16), t.buffer.size - t.offset);
-    return { binding, resource: { buffer: t.buffer, offset: t.offset, size } };
-  });
-  if (form.hasUniform) entries.push({ binding: tensors.length, resource: { buffer: uniformBuffer(words) } });
-  const group = device.createBindGroup({ label: kernel.name, layout: form.layout, entries });
+  const { maxBinding } = gpu();
+  for (const t of tensors) if (t instanceof Tensor && t.bytes > maxBinding) throw tooLarge(`kernel ${kernel.name}: a tensor`, t.bytes, maxBinding);
+  const uniform = form.hasUniform ? uniformBuffer(words) : undefined;
   const [x, y = 1, z = 1] = groups;
   const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
   if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
   const moved = tensors.reduce((sum, t) => sum + (t instanceof Mirror ? 0 : t.bytes), 0);
-  recording.commands.push({ kind: 'dispatch', kernel: form, group, x, y, z, work: Math.max(operations, WORK_A_BYTE * moved) });
+  recording.commands.push({ kind: 'dispatch', kernel: form, tensors, uniform, x, y, z, work: Math.max(operations, WORK_A_BYTE * moved) });
   launched++;
   for (const binding of form.writes) mirrors!.overwritten((tensors[binding] as Tensor).buffer);
 }
@@ -236,7 +285,7 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
 /** Adds a filling with zeros to the recorded step. */
 export function clear(tensor: Tensor): void {
   if (!recording) throw new Error('clear outside a recorded step');
-  recording.commands.push({ kind: 'clear', tensor });
+  recording.commands.push({ kind: 'clear', on: spanOf(tensor) });
   mirrors!.overwritten(tensor.buffer);
 }
 
@@ -245,6 +294,6 @@ export function copy(from: Tensor, to: Tensor): void {
   if (!recording) throw new Error('copy outside a recorded step');
   if (from.storage !== to.storage) throw new Error(`copy from ${from.storage} to ${to.storage}`);
   if (from.bytes < to.bytes) throw new Error('copy from a smaller tensor');
-  recording.commands.push({ kind: 'copy', from, to });
+  recording.commands.push({ kind: 'copy', from: spanOf(from), to: spanOf(to) });
   mirrors!.overwritten(to.buffer);
 }

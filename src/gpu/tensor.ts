@@ -1,6 +1,7 @@
-import { acquireBuffer, submit } from './backend.ts';
+import { arena, Value } from './arena.ts';
+import { submit } from './backend.ts';
 import { halvesOf, halfValues } from '../files/float_formats.ts';
-import { askForBuffer, checkDevice, gpu, perDevice } from './device.ts';
+import { askForBuffer, checkDevice, gpu } from './device.ts';
 import { freeMirror, written } from './mirror.ts';
 
 /** How a tensor's numbers are stored: f32 (and other 32-bit kinds), or f16, which only where the adapter has `shader-f16`. */
@@ -59,108 +60,57 @@ export function rowVec4s({ rows, cols, stride }: Tensor): number {
   return stride / 4;
 }
 
-const sizeClass = (bytes: number): number => {
-  const at = Math.max(256, bytes);
-  const step = Math.max(256, 2 ** Math.floor(Math.log2(at)) / 8);
-  return Math.ceil(at / step) * step;
-};
+/** Scratch values by what stands for their buffer. */
+const values = new WeakMap<GPUBuffer, Value>();
 
-/** How many times as large as asked for a buffer may be: a larger one is left for what needs it, a smaller bound has small steps make buffers of their own. */
-const LARGER = 4;
+/** The value that a buffer stands for, if it is one that lasts no longer than a recorded step. */
+export const valueOf = (buffer: GPUBuffer): Value | undefined => values.get(buffer);
 
-/**
- * Buffers for what lives only within a recorded step. A step takes and gives back in the order in which its kernels run,
- * so one buffer serves many values, and since steps run one after the other, all of them share the same buffers.
- */
-class Arena {
-  private free: GPUBuffer[] = [];
-  private readonly asked = new Map<GPUBuffer, number>();
-  /** Bytes of all buffers made. */
-  total = 0;
-  /** Bytes asked for and not yet given back, now and at most so far. */
-  inUse = 0;
-  most = 0;
+/** Whether a buffer stands for memory that recorded steps share, so that its content lasts no longer than a step. */
+export const isScratch = (buffer: GPUBuffer): boolean => values.has(buffer);
 
-  take(bytes: number): GPUBuffer {
-    const buffer = this.find(bytes);
-    this.asked.set(buffer, bytes);
-    this.inUse += bytes;
-    this.most = Math.max(this.most, this.inUse);
-    return buffer;
-  }
-
-  private find(bytes: number): GPUBuffer {
-    const need = sizeClass(bytes);
-    let best = -1;
-    for (let i = 0; i < this.free.length; i++) {
-      const size = this.free[i].size;
-      if (size >= need && size <= Math.max(need * LARGER, 1 << 16) && (best < 0 || size < this.free[best].size)) best = i;
-    }
-    if (best >= 0) return this.free.splice(best, 1)[0];
-    this.total += need;
-    return acquireBuffer(need);
-  }
-
-  give(buffer: GPUBuffer): void {
-    this.inUse -= this.asked.get(buffer)!;
-    this.asked.delete(buffer);
-    this.free.push(buffer);
-  }
-
-  clear(): void {
-    for (const buffer of this.free) {
-      this.total -= buffer.size;
-      buffer.destroy();
-    }
-    this.free = [];
-  }
+/** Where a tensor lies on the device; of scratch tensors this is known when their step has been recorded. */
+export function placeOf({ buffer, offset }: Pick<Tensor, 'buffer' | 'offset'>): { buffer: GPUBuffer; offset: number } {
+  const value = values.get(buffer);
+  return value ? { buffer: value.buffer, offset: value.offset + offset } : { buffer, offset };
 }
 
-const currentArena = perDevice(() => new Arena());
-
-const inArena = new WeakMap<Tensor, GPUBuffer>();
-const arenaBuffers = new WeakSet<GPUBuffer>();
-
-/** Whether a buffer is one that recorded steps share, so that its content lasts no longer than a step. */
-export const isScratch = (buffer: GPUBuffer): boolean => arenaBuffers.has(buffer);
 let live: Set<Tensor> | undefined;
 
-/** A tensor of the step that is being recorded, of undefined content; `release` gives it back, or the recording's end. */
+/** A tensor of the step that is being recorded, of undefined content; `release` gives it up, or the step's end. */
 export function scratch(rows: number, cols: number, stride = pad4(cols), storage: Storage = 'f32'): Tensor {
   if (!live) throw new Error('scratch tensors exist only while a step is recorded');
-  const buffer = currentArena().take(rows * stride * bytesOf(storage));
+  const bytes = rows * stride * bytesOf(storage);
+  askForBuffer(bytes);
+  const value = new Value(bytes);
+  const buffer = value as unknown as GPUBuffer; // its size is all that is asked of it before the step is planned
+  values.set(buffer, value);
   const tensor = new Tensor(buffer, rows, cols, stride, 0, storage);
-  inArena.set(tensor, buffer);
-  arenaBuffers.add(buffer);
   live.add(tensor);
   return tensor;
 }
 
-/** Gives a scratch tensor's buffer back, for kernels recorded later. Other tensors are left alone. */
+/** Gives scratch tensors up: no kernel recorded later uses them. Other tensors are left alone. */
 export function release(...tensors: (Tensor | undefined)[]): void {
-  for (const tensor of tensors) {
-    if (!tensor || !live?.delete(tensor)) continue;
-    currentArena().give(inArena.get(tensor)!);
-  }
+  for (const tensor of tensors) if (tensor && live?.delete(tensor)) values.get(tensor.buffer)!.held = false;
 }
 
-/** Runs `build` with scratch tensors allowed, and gives back at its end whatever it left. */
+/** Runs `build` with scratch tensors allowed; what it does not release is kept to the step's end. */
 export function withScratch<T>(build: () => T): T {
   if (live) throw new Error('a step is already being recorded');
   live = new Set();
   try {
     return build();
   } finally {
-    release(...live);
     live = undefined;
   }
 }
 
 /** Bytes of device memory that recorded steps share. */
-export const arenaBytes = (): number => currentArena().total;
+export const arenaBytes = (): number => arena().sizes.reduce((sum, size) => sum + size, 0);
 
 /** The most bytes of scratch tensors that were alive at once: what recorded steps need at least. */
-export const mostScratchBytes = (): number => currentArena().most;
+export const mostScratchBytes = (): number => arena().most;
 
 /** A tensor that lives until `destroy`, filled with zeros. */
 export function persistent(rows: number, cols: number, stride = pad4(cols), storage: Storage = 'f32'): Tensor {
@@ -193,7 +143,9 @@ export function upload(tensor: Tensor, values: Float32Array | Int32Array | Uint3
   else write(tensor, halvesOf(values as Float32Array));
 }
 
-function write({ buffer, offset, rows, cols, stride }: Tensor, values: Uint32Array | Uint16Array): void {
+function write(tensor: Tensor, values: Uint32Array | Uint16Array): void {
+  const { rows, cols, stride } = tensor;
+  const { buffer, offset } = placeOf(tensor);
   const { queue } = gpu().device;
   const bytes = values.BYTES_PER_ELEMENT;
   const empty = (n: number): typeof values => (bytes === 4 ? new Uint32Array(n) : new Uint16Array(n + (n % 2))); // whole words
@@ -234,7 +186,8 @@ export function stage(...tensors: Tensor[]): Staged {
   askForBuffer(size);
   const staging = gpu().device.createBuffer({ size: Math.max(4, size), usage: 0x1 | 0x8 }); // MAP_READ | COPY_DST
   submit((encoder) => tensors.forEach((t, i) => {
-    if (t.bytes > 0) encoder.copyBufferToBuffer(t.buffer, t.offset, staging, starts[i], t.bytes);
+    const { buffer, offset } = placeOf(t);
+    if (t.bytes > 0) encoder.copyBufferToBuffer(buffer, offset, staging, starts[i], t.bytes);
   }));
   return {
     async read() {

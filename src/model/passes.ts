@@ -2,7 +2,7 @@ import { gather } from '../gpu/ops/gather.ts';
 import { scalarHead } from '../gpu/ops/scalar_head.ts';
 import { likelihoodGradient, weightedSum } from '../gpu/ops/sums.ts';
 import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
-import { record, type Program } from '../gpu/program.ts';
+import { copyWeightsInPassing, record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { destroy, persistent, Tensor, vector } from '../gpu/tensor.ts';
 import { BatchTensors, shapeKey, shapeOf, type BatchShape, type PackedBatch, type PackRow } from './batch.ts';
@@ -39,6 +39,9 @@ export interface PassOptions<Extra> {
 
 /** Passes kept of each kind: ragged rows make more shapes than a long run should hold commands and tensors for. */
 export const MOST_PASSES = 64;
+
+/** Tokens of a pass beside whose products a copy of each weight takes less than a hundredth of the time. */
+const MANY_TOKENS = 256;
 
 /** Recorded passes of one kind over one model, made when a batch of a new shape comes. */
 export class Passes<Extra = unknown> {
@@ -87,6 +90,7 @@ export class Passes<Extra = unknown> {
       gradient: vector(training ? shape.picks : 1),
     };
     const program = record(() => {
+      if (shape.tokens >= MANY_TOKENS) copyWeightsInPassing();
       const tape = new Tape(training, decoder.weights.storage);
       const hidden = decoder.hidden(tape, input.tokens, { join: options.join?.(input) });
       const picked = gather(tape, hidden, input.index, input.inverse); // [M,C]
@@ -114,7 +118,7 @@ export interface Upcoming {
 
 /**
  * Records the largest pass of each kind, the largest of all first: the memory that it takes serves all smaller ones, whereas
- * growing shapes would leave too small buffers behind, up to three times the memory.
+ * growing shapes would each open another buffer.
  */
 export async function reserve(upcoming: readonly Upcoming[]): Promise<void> {
   await Promise.all(recordLargest(upcoming.map(withShapes)));

@@ -65,6 +65,9 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   };
   // The bias makes the mean reward of the demonstrations (or of the best-ranked training responses) zero.
   const standard = (): Iterable<Int32Array> => demonstrations ? demonstrations.rows.all() : data.rankings.best();
+  function* evaluated(): Generator<Int32Array> {
+    for (const { responses } of heldOut ? heldOut.rankings : []) yield* responses;
+  }
   const work = (budget: number) => {
     const [totals, dropoutState] = [persistent(2, 4), vector(2)];
     const passes = new Passes<RankingFeeds>(model.decoder, {
@@ -83,7 +86,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   }
   const chosen = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
     ({ passes, optimizer, scorer }) => {
-      prepare([{ passes, batches: parts(tokens) }, scorer.upcoming(standard())]);
+      prepare([{ passes, batches: parts(tokens) }, scorer.upcoming(standard()), scorer.upcoming(evaluated())]);
       void optimizer.ready();
     }, [trained.parameters]));
   const budget = chosen.microBatchTokens;
@@ -97,7 +100,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   if (!folder) return;
 
   const { totals, dropoutState, passes, optimizer, scorer } = work(budget);
-  await reserve([{ passes, batches: parts(budget) }, scorer.upcoming(standard())]);
+  await reserve([{ passes, batches: parts(budget) }, scorer.upcoming(standard()), scorer.upcoming(evaluated())]);
   const reset = await record(() => clear(totals)).ready();
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);

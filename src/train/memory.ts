@@ -6,7 +6,7 @@ import { flush } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
 import { deviceMemory } from '../gpu/memory.ts';
 import { onPaper } from '../gpu/paper.ts';
-import { mostScratchBytes } from '../gpu/tensor.ts';
+import { arena } from '../gpu/arena.ts';
 import type { Decoder } from '../model/decoder.ts';
 import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
@@ -22,6 +22,8 @@ export interface MemoryPlan {
   bytes: number;
   /** Of these, what could not be done without: weights, gradients, moments, caches, and the activations of the largest pass. */
   minimum: number;
+  /** Sizes of the buffers that recorded steps share. */
+  shared: readonly number[];
 }
 
 /**
@@ -37,7 +39,8 @@ export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void
     const lasting = present + memory.live;
     prepare(work);
     const staging = Math.max(0, ...saved.flatMap(({ chunks }) => chunks.map(({ length }) => length * 4)));
-    return { bytes: present + memory.peak + staging, minimum: lasting + mostScratchBytes() };
+    const { sizes: shared, most } = arena();
+    return { bytes: present + memory.peak + shared.reduce((sum, size) => sum + size, 0) + staging, minimum: lasting + most, shared };
   });
 }
 
@@ -77,7 +80,7 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
     try {
       return { microBatchTokens, recompute, ...plan(microBatchTokens) };
     } catch (error) {
-      if (error instanceof RunError && microBatchTokens > 64) return { microBatchTokens, recompute, bytes: Infinity, minimum: Infinity };
+      if (error instanceof RunError && microBatchTokens > 64) return { microBatchTokens, recompute, bytes: Infinity, minimum: Infinity, shared: [] };
       throw error; // a tensor that is larger than the device allows, however small the passes
     }
   };

@@ -1,4 +1,5 @@
 import type { RunContext } from '../context.ts';
+import { arena } from '../gpu/arena.ts';
 import { UsageError } from '../errors.ts';
 import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.ts';
 import { startBackend } from '../gpu/backend.ts';
@@ -51,6 +52,7 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
     return undefined;
   }
   context.onExit(() => folder.close());
+  arena().reserve(passes.shared);
   await folder.noteData(data);
   await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture },
     micro_batch_tokens: passes.microBatchTokens, recompute: passes.recompute, cost: shown });

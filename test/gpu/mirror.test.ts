@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { deviceMemory } from '../../src/gpu/memory.ts';
 import { readsTextures } from '../../src/gpu/mirror.ts';
 import { matmul } from '../../src/gpu/ops/matmul.ts';
-import { record } from '../../src/gpu/program.ts';
+import { copyWeightsInPassing, record } from '../../src/gpu/program.ts';
 import { destroy, persistent, readFloats, upload } from '../../src/gpu/tensor.ts';
 import { packRows } from '../../src/model/batch.ts';
 import { newModel } from '../../src/model/load.ts';
@@ -80,5 +80,33 @@ for (const [storage, declare] of STORAGES) {
     assert.equal(await run(), first);
   });
 }
+
+test('large weights that a step copies in passing have no mirror of their own, and its products are the same', async () => {
+  const [m, n, k] = [64, 4352, 256];
+  const random = seeded(62);
+  const [A, B, C] = [persistent(m, k), persistent(n, k), persistent(m, n)];
+  upload(A, random.normals(m * k));
+  upload(B, random.normals(n * k));
+  const product = async (passing: boolean): Promise<Float32Array> => {
+    (await record(() => {
+      if (passing) copyWeightsInPassing();
+      matmul('nt', A, B, C);
+    }).ready()).run();
+    return readFloats(C);
+  };
+  const before = textures();
+  await product(true);
+  const passing = textures();
+  const found = await product(true);
+  assert.is(textures(), passing, 'the texture serves the next step');
+  upload(B, (await readFloats(B)).map((x) => 2 * x));
+  assert.equal(await product(true), found.map((x) => 2 * x), 'what is read is always fresh');
+  assert.equal(await product(false), await product(true));
+  if (!readsTextures()) return assert.is(textures(), before);
+  assert.ok(passing - before >= n * k * 4 && textures() - passing >= n * k * 4, 'one mirror is shared, the other B’s own');
+  const all = textures();
+  destroy(A, B, C);
+  assert.ok(all - textures() >= (n + m) * k * 4, 'B’s own and A’s, which is small, go with them');
+});
 
 test.run();

@@ -10,6 +10,7 @@ import {
   arenaBytes,
   download,
   persistent,
+  placeOf,
   readFloats,
   release,
   scratch,
@@ -152,17 +153,33 @@ test('templates: statements, expressions and every type of constant', () => {
   assert.is(renderTemplate(source, { ON: false, NAME: 'a', N: 1 }), 'off\nx0;\n');
 });
 
-test('scratch tensors given back are used again, those still needed are not', () => {
-  record(() => {
-    const [a, b] = [scratch(1000, 16), scratch(1000, 16)];
-    assert.is.not(a.buffer, b.buffer);
+test('scratch tensors that are given up make room for others, those still needed and those held do not', async () => {
+  const one = column(new Array(1000).fill(1));
+  const program = await record(() => {
+    const filled = (): Tensor => {
+      const t = scratch(1000, 1, 1);
+      clear(t);
+      addInto(t, one);
+      return t;
+    };
+    const [a, b] = [filled(), filled()];
+    addInto(b, a);
     release(a);
     release(a); // twice does no harm
-    const c = scratch(1000, 16);
-    assert.is(c.buffer, a.buffer);
-    assert.is.not(scratch(1000, 16).buffer, c.buffer);
-    assert.is.not(scratch(1, 4).buffer, b.buffer);
-  });
+    const c = filled();
+    addInto(c, b);
+    release(b);
+    const d = filled();
+    addInto(d, c);
+    return [a, b, c, d];
+  }).ready();
+  const [a, b, c, d] = program.result.map(placeOf);
+  assert.is.not(b.buffer, c.buffer, 'one dispatch reads the one and writes the other');
+  assert.ok(c.buffer === a.buffer && c.offset === a.offset, 'in the place of what is not needed any more');
+  assert.ok(d.buffer === b.buffer && d.offset === b.offset);
+  program.run();
+  assert.equal((await readFloats(program.result[2]!)).slice(0, 2), Float32Array.of(3, 3));
+  assert.equal((await readFloats(program.result[3]!)).slice(0, 2), Float32Array.of(4, 4), 'what is held can be read when the step has run');
 });
 
 test('tensors: strides, padding of zeros, ranges of rows, uploads of each type', async () => {

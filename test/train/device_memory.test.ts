@@ -71,7 +71,7 @@ test('more shapes than are kept: recorded passes and their tensors are freed, an
   assert.equal(await stats(), first);
 });
 
-test('buffers of several shapes: within 1.3 times what is alive at once, where the largest comes first', () => {
+test('buffers of several shapes, planned together: within 1.1 times what is needed at once', () => {
   const model = newModel({ ...config, width: 64, headDim: 32, hidden: 172, layers: 4 }, 0);
   const batches = [380, 450, 520, 470, 640, 610, 560, 310, 220].map((length) => [row(length, Math.floor(length / 3))]);
   onPaper(() => {
@@ -79,7 +79,7 @@ test('buffers of several shapes: within 1.3 times what is alive at once, where t
     const passes = new Passes(model.decoder, { training: true, objective: likelihood(totals) });
     prepare([{ passes, batches }]);
     assert.ok(mostScratchBytes() > 4 * 2 ** 20, 'a step of 640 tokens was planned');
-    assert.ok(arenaBytes() <= 1.3 * mostScratchBytes(), `${arenaBytes()} bytes for ${mostScratchBytes()}`);
+    assert.ok(arenaBytes() <= 1.1 * mostScratchBytes(), `${arenaBytes()} bytes for ${mostScratchBytes()}`);
   });
 });
 
@@ -93,7 +93,7 @@ test('an evaluation of any size adds little to what training takes: its passes a
   });
   const [alone, both] = [taken(0), taken(500)];
   assert.ok(alone > 8 * 2 ** 20, `${alone} bytes for training`);
-  assert.ok(both <= 1.25 * alone, `${both} bytes with the evaluation, ${alone} without`);
+  assert.ok(both <= 1.05 * alone, `${both} bytes with the evaluation, ${alone} without`);
 });
 
 test('on paper nothing is allocated', () => {
