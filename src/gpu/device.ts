@@ -12,8 +12,11 @@ export interface Gpu {
   subgroup: number;
   /** Lanes of the smallest subgroup that a kernel may run in, 0 without subgroups: so many beside each other always share one. */
   leastSubgroup: number;
-  /** Whether a lane has about 128 registers, as with Apple's, Intel's and phones' GPUs, not 255: kernels then keep fewer numbers in them. */
-  fewRegisters: boolean;
+  /**
+   * Numbers that a lane has room for in registers, about: 64 on Intel's GPUs, whose kernels Dawn runs in subgroups of 16, 128 on Apple's and phones',
+   * 255 on others. Kernels keep so many fewer in them.
+   */
+  registers: 64 | 128 | 255;
   /** True for a driver that runs shaders on the CPU (lavapipe, SwiftShader). */
   software: boolean;
   /** Largest storage binding in bytes. */
@@ -83,14 +86,14 @@ export function perDevice<T>(make: () => T): () => T {
 }
 
 /** Runs `work` with what is known of the device changed. What is recorded meanwhile stays as it is. */
-async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubgroup' | 'fewRegisters' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
+async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubgroup' | 'registers' | 'matrix'>>, work: () => Promise<T>): Promise<T> {
   const opened = gpu();
-  const { subgroup, leastSubgroup, fewRegisters, matrix } = opened;
+  const { subgroup, leastSubgroup, registers, matrix } = opened;
   Object.assign(opened, changed);
   try {
     return await work();
   } finally {
-    Object.assign(opened, { subgroup, leastSubgroup, fewRegisters, matrix });
+    Object.assign(opened, { subgroup, leastSubgroup, registers, matrix });
   }
 }
 
@@ -101,8 +104,8 @@ async function withChanged<T>(changed: Partial<Pick<Gpu, 'subgroup' | 'leastSubg
 export const withSubgroup = <T>(subgroup: number, work: () => Promise<T>, least = subgroup): Promise<T> =>
   withChanged({ subgroup, leastSubgroup: least }, work);
 
-/** Runs `work` as on an adapter whose lanes have few registers. */
-export const withFewRegisters = <T>(work: () => Promise<T>): Promise<T> => withChanged({ fewRegisters: true }, work);
+/** Runs `work` as on an adapter whose lanes have so many registers. */
+export const withRegisters = <T>(registers: Gpu['registers'], work: () => Promise<T>): Promise<T> => withChanged({ registers }, work);
 
 /** Runs `work` as on an adapter with these matrix units. */
 export const withMatrix = <T>(matrix: MatrixUnits | undefined, work: () => Promise<T>): Promise<T> => withChanged({ matrix }, work);
@@ -222,7 +225,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     info,
     subgroup,
     leastSubgroup: asGpu && asGpu !== 'subgroups' || !device.features.has('subgroups') ? 0 : info.subgroupMinSize ?? 0,
-    fewRegisters: /^(apple|intel|arm|qualcomm|img-tec)$/i.test(info.vendor),
+    registers: /^intel$/i.test(info.vendor) ? 64 : /^(apple|arm|qualcomm|img-tec)$/i.test(info.vendor) ? 128 : 255,
     software: software && !asGpu,
     maxBinding: limits.maxStorageBufferBindingSize,
     features,

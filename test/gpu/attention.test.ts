@@ -1,6 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { gpu, withFewRegisters, withGpu, withSubgroup } from '../../src/gpu/device.ts';
+import { gpu, withGpu, withRegisters, withSubgroup } from '../../src/gpu/device.ts';
 import { attention, attentionTiles, type HeadShape } from '../../src/gpu/ops/attention.ts';
 import { splitOf } from '../../src/gpu/ops/attention_forms.ts';
 import type { Tape } from '../../src/gpu/tape.ts';
@@ -17,7 +17,7 @@ async function onEachForm(work: (variant: string) => Promise<void>): Promise<voi
   const { leastSubgroup } = gpu();
   await onEachVariant(work);
   if (leastSubgroup >= 8) await withSubgroup(0, () => work('shuffles'), leastSubgroup);
-  await withSubgroup(0, () => withFewRegisters(() => work('few registers')), leastSubgroup);
+  for (const registers of [64, 128] as const) await withSubgroup(0, () => withRegisters(registers, () => work(`${registers} registers`)), leastSubgroup);
 }
 
 /** Head sizes that are and are not multiples of 4, with 1, 2, 3 and 4 query heads to a key head. */

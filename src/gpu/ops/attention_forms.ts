@@ -38,16 +38,16 @@ const STAGED = 8192;
 const SUMMED = 4096;
 
 /**
- * A lane has up to 4 vec4s of each head, so that what it has of its queries, results and what it reads fits its registers; 8 lanes share
- * heads of 128 and more. Throws RunError where the device has too little workgroup memory for 8 rows.
+ * A lane has up to 4 vec4s of each head (2 where it has 64 registers), so that what it has of its queries, results and what it reads fits its
+ * registers; 8 lanes share heads of 128 and more. Throws RunError where the device has too little workgroup memory for 8 rows.
  */
 export function splitOf(pass: Pass, headDim: number): Split {
-  const { leastSubgroup, fewRegisters, adapter } = gpu();
+  const { leastSubgroup, registers, adapter } = gpu();
   const vec4s = Math.ceil(headDim / 4);
-  const group = Math.min(8, 2 ** Math.ceil(Math.log2(Math.max(1, vec4s / 4))));
+  const group = Math.min(8, 2 ** Math.ceil(Math.log2(Math.max(1, vec4s / (registers > 64 ? 4 : 2)))));
   const own = Math.ceil(vec4s / group);
   // Numbers in registers: two, three or four arrays of own · queries vec4s, beside 2 · own of what is read.
-  const most = (pass === 'attention' ? 4 : 2) / (own > 4 ? 2 : 1) / (fewRegisters ? 2 : 1);
+  const most = (pass === 'attention' ? 4 : 2) / (own > 4 ? 2 : 1) / (registers > 128 ? 1 : registers > 64 ? 2 : 4);
   const queries = Math.max(1, Math.min(group, most));
   const lanes = Math.min(MOST_LANES, Math.max(64, (attentionTile() * group) / queries));
   const shuffles = group === 1 || leastSubgroup >= group;
@@ -58,7 +58,7 @@ export function splitOf(pass: Pass, headDim: number): Split {
   const room = adapter.limits.maxComputeWorkgroupStorageSize;
   if (keys * row + summed > room) throw new RunError(`heads of ${headDim} take ${keys * row + summed} bytes of workgroup memory, and the device has ${room}`);
   return { GROUP: group, OWN: own, QUERIES: queries, LANES: lanes, KEYS: keys, PARTS: (attentionTile() * group) / (lanes * queries),
-    AHEAD: pass === 'attention' ? 8 : fewRegisters ? 1 : 2, BATCH: batch, SHUFFLES: shuffles };
+    AHEAD: pass === 'attention' ? 8 : registers > 128 ? 2 : 1, BATCH: batch, SHUFFLES: shuffles };
 }
 
 const SOURCES: Record<Pass, { lanes8: string; split: string }> = {

@@ -40,7 +40,7 @@ export interface Made { kernel: Kernel; tileRows: number; tileCols: number }
 
 function tiled(constants: Constants, m: number, n: number): Made {
   const { rows, cols, threadRows, threadCols } = tileFor(m, n);
-  const all = { ...constants, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols, PREFETCH: !gpu().fewRegisters };
+  const all = { ...constants, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols, PREFETCH: gpu().registers > 128 };
   return { kernel: kernel('matmul', `${source}\n${tiledSource}`, all), tileRows: rows, tileCols: cols };
 }
 

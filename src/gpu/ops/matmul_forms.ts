@@ -50,8 +50,9 @@ export function tileFor(m: number, n: number): Tile {
   if (forced) return forced;
   if (m <= 16) return FEW;
   if (m <= 64) return SOME;
-  const room = gpu().adapter.limits.maxComputeWorkgroupStorageSize;
-  return [LARGE, LONG].find((t) => groups(m, n, t) >= FILL && workgroupBytes(t) <= room) ?? SMALL;
+  const { adapter, registers } = gpu();
+  const room = adapter.limits.maxComputeWorkgroupStorageSize;
+  return (registers > 64 ? [LARGE, LONG] : [LONG]).find((t) => groups(m, n, t) >= FILL && workgroupBytes(t) <= room) ?? SMALL;
 }
 
 /** The least steps of K that are worth a part of their own. */
