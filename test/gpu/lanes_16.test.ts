@@ -21,7 +21,7 @@ if (info.subgroupMinSize !== 16 || subgroup !== 16) {
     const shared = new Set<string>();
     const create = device.createShaderModule;
     device.createShaderModule = (descriptor) => {
-      if (/\bsubgroup(Add|Max|Shuffle|ShuffleXor|Broadcast)\(/.test(descriptor.code)) shared.add(descriptor.label!);
+      if (/\bsubgroup(Add|Max|Shuffle|ShuffleXor|Broadcast)\(/.test(descriptor.code)) shared.add(descriptor.label!.split(' ')[0]);
       return create.call(device, descriptor);
     };
     const tests = testsHere().filter(({ name }) => !/^(matmul|low_rank|attention(_f16)?$)/.test(name));
