@@ -1,17 +1,6 @@
 import { gpu, perDevice } from './device.ts';
+import { inSteps, mirrorWidth, type Panels, panelShape, panelsOf, ROW_BYTES, type Shape, shapeOf, textureWidth } from './mirror_layout.ts';
 import { bytesOf, isScratch, type Storage, type Tensor } from './tensor.ts';
-
-const ROW_BYTES = 16384;
-
-/** Texels in a row of a mirror: a buffer lies in its texture as texel after texel, four numbers each. */
-export const mirrorWidth = (storage: Storage): number => ROW_BYTES / (4 * bytesOf(storage));
-
-/**
- * Bytes that a texture's rows are longer than what lies in them. A tile of a product reads a column of rows whose distance is often a large power
- * of two, that is from few sets of a CPU's cache; so that they do not drive each other out, each row of the texture begins a set later.
- */
-const SKEW_BYTES = 64;
-const textureWidth = (storage: Storage): number => mirrorWidth(storage) + SKEW_BYTES / (4 * bytesOf(storage));
 
 /** A tensor as a kernel binds it that reads a storage texture. */
 export class Mirror {
@@ -22,16 +11,6 @@ export class Mirror {
     return this.texture.storage;
   }
 }
-
-/** Texels in a row of a texture, its rows, and how many such layers it has, where it is an array of them. */
-interface Shape { width: number; rows: number; layers?: number }
-
-/**
- * How a matrix lies in panels: each layer of the texture holds `width` columns of texels (the last one perhaps fewer), in a row for each row of
- * the matrix. Where a product goes down the matrix' rows it then reads memory from end to end, which a CPU fetches ahead, and from
- * few pages.
- */
-interface Panels { rows: number; rowBytes: number; columns: number; width: number }
 
 /** A texture that holds numbers of a buffer. */
 export class MirrorTexture {
@@ -73,46 +52,6 @@ export class MirrorTexture {
       encoder.copyBufferToTexture({ buffer, offset: start + rows * ROW_BYTES, bytesPerRow: ROW_BYTES }, { texture, origin: [0, rows] }, [rest, 1]);
     }
   }
-}
-
-/** `count` rounded up to one of eight steps between powers of two. */
-const inSteps = (count: number): number => {
-  const step = Math.max(1, 2 ** Math.floor(Math.log2(count)) / 8);
-  return Math.ceil(count / step) * step;
-};
-const shapeOf = (bytes: number, storage: Storage): Shape => ({ width: textureWidth(storage), rows: inSteps(Math.ceil(bytes / ROW_BYTES)) });
-
-/** A panel's columns of texels: as many as a tile of a product has (kernels/matmul_broadcast.wgsl). */
-const PANEL = 8;
-/** A matrix of fewer rows lies in one panel: the rest is read as well so, and every panel is a copy of its own, which takes 8 µs beside its bytes. */
-const MANY_ROWS = 256;
-const WIDEST = 4096;
-/** What every adapter gives a texture. */
-const MOST_LAYERS = 256;
-const MOST_ROWS = 8192;
-
-/** Shorter rows lie so close together that nothing is gained, and a model of short rows shall not need kernels of both kinds. */
-const LONG_ROW = 512;
-
-/** Whether products should read these matrices in panels: they can be laid out so, and all have long rows. */
-export const inPanels = (...matrices: Tensor[]): boolean =>
-  matrices.every((matrix) => panelsOf(matrix) !== undefined && matrix.stride * bytesOf(matrix.storage) >= LONG_ROW);
-
-/** How a matrix lies in panels, or undefined where no copy can lay it out: its rows do not begin on multiples of 256 bytes, or are too many. */
-function panelsOf({ rows, stride, storage }: Tensor): Panels | undefined {
-  const rowBytes = stride * bytesOf(storage);
-  if (rows > MOST_ROWS || rowBytes % 256 > 0) return undefined;
-  const columns = stride / 4;
-  let width = rows < MANY_ROWS ? WIDEST : PANEL;
-  while (columns > width * MOST_LAYERS) width *= 2;
-  return width > WIDEST ? undefined : { rows, rowBytes, columns, width };
-}
-
-/** The texture for panels; where their rows are long, each begins a set of the cache later (see SKEW_BYTES). */
-function panelShape({ rows, columns, width }: Panels, storage: Storage): Shape {
-  const inPanel = Math.min(columns, width);
-  const skew = inPanel > 2 * PANEL ? SKEW_BYTES / (4 * bytesOf(storage)) : 0;
-  return { width: inPanel + skew, rows, layers: Math.ceil(columns / width) };
 }
 
 /** Of buffers that outlive a step; planning on paper has mirrors of its own of buffers that exist. */

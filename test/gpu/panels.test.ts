@@ -2,7 +2,7 @@
 // wherever the matrix begins, and never an old copy.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { inPanels } from '../../src/gpu/mirror.ts';
+import { inPanels } from '../../src/gpu/mirror_layout.ts';
 import { matmul, type Mode } from '../../src/gpu/ops/matmul.ts';
 import { record } from '../../src/gpu/program.ts';
 import { destroy, persistent, readFloats, scratch, Tensor, upload, type Storage } from '../../src/gpu/tensor.ts';

@@ -1,6 +1,7 @@
 import rotarySource from '../../../kernels/rotary.wgsl';
 import { kernel } from '../kernel.ts';
-import { mirrorWidth, readsTextures, type Mirror } from '../mirror.ts';
+import { readsTextures, type Mirror } from '../mirror.ts';
+import { mirrorWidth } from '../mirror_layout.ts';
 import { clear, f32, launch, mirrorOf } from '../program.ts';
 import { rowGrid, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
