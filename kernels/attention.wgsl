@@ -36,22 +36,20 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var z${q} = 0.0;
   //% }
   for (var j0 = 0u; j0 <= last; j0 += 8) {
-    let j1 = j0;
     let base = (row + min(j0 + s, length - 1)) * p.ld + p.qkv0;
     //% for (const j of list(D4)) {
     let k${j} = head_QKV(base + kcol, ${j});
     let v${j} = head_QKV(base + vcol, ${j});
     //% }
-    //% const spread = (name, j, x) => `subgroupBroadcast(${name}${j}, ${x})`;
     //% for (const q of list(QUERIES)) { for (const x of list(8)) {
     var s${q}_${x} = 0.0;
     //% } }
     //% for (const j of list(D4)) { for (const x of list(8)) {
-    { let kk = ${spread('k', j, x)}; ${list(QUERIES).map((q) => `s${q}_${x} += dot(q${q}_${j}, kk);`).join(' ')} }
+    { let kk = subgroupBroadcast(k${j}, ${x}); ${list(QUERIES).map((q) => `s${q}_${x} += dot(q${q}_${j}, kk);`).join(' ')} }
     //% } }
     //% for (const q of list(QUERIES)) {
     //% for (const x of list(8)) {
-    s${q}_${x} = select(LOWEST, s${q}_${x}, j1 + ${x} <= t${q});
+    s${q}_${x} = select(LOWEST, s${q}_${x}, j0 + ${x} <= t${q});
     //% }
     let top${q} = max(m${q}, ${list(8).map((x) => `s${q}_${x}`).reduce((a, b) => `max(${a}, ${b})`)});
     let shrink${q} = exp(m${q} - top${q});
@@ -66,7 +64,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     o${q}_${j} *= shrink${q};
     //% }
     //% for (const x of list(8)) {
-    { let vv = ${spread('v', j, x)}; ${list(QUERIES).map((q) => `o${q}_${j} += p${q}_${x} * vv;`).join(' ')} }
+    { let vv = subgroupBroadcast(v${j}, ${x}); ${list(QUERIES).map((q) => `o${q}_${j} += p${q}_${x} * vv;`).join(' ')} }
     //% } }
   }
   //% for (const q of list(QUERIES)) {

@@ -38,24 +38,22 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       let g${j} = head_DO(p.do0 + query * p.ldo + h * ${D}, ${j});
       //% }
       let ld = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
-      let i1 = i0;
-      //% const spread = (name, j, x) => `subgroupBroadcast(${name}${j}, ${x})`;
       //% for (const x of list(8)) {
       var s${x} = 0.0;
       var e${x} = 0.0;
       //% }
       //% for (const j of list(D4)) { for (const x of list(8)) {
-      s${x} += dot(k${j}, ${spread('q', j, x)});
-      e${x} += dot(v${j}, ${spread('g', j, x)});
+      s${x} += dot(k${j}, subgroupBroadcast(q${j}, ${x}));
+      e${x} += dot(v${j}, subgroupBroadcast(g${j}, ${x}));
       //% } }
       //% for (const x of list(8)) {
       let l${x} = subgroupBroadcast(ld, ${x});
-      let p${x} = select(0.0, exp(min(s${x} - l${x}.x, 0.0)), i1 + ${x} >= key && i1 + ${x} < length);
+      let p${x} = select(0.0, exp(min(s${x} - l${x}.x, 0.0)), i0 + ${x} >= key && i0 + ${x} < length);
       let w${x} = p${x} * (e${x} - l${x}.y);
       //% }
       //% for (const j of list(D4)) { for (const x of list(8)) {
-      dv${j} += p${x} * ${spread('g', j, x)};
-      dk${j} += w${x} * ${spread('q', j, x)};
+      dv${j} += p${x} * subgroupBroadcast(g${j}, ${x});
+      dk${j} += w${x} * subgroupBroadcast(q${j}, ${x});
       //% } }
     }
   }

@@ -46,7 +46,7 @@ const MOST_ROWS = 8192;
 const LONG_ROW = 512;
 
 /** Whether products should read these matrices in panels: they can be laid out so, and all have long rows. */
-export const inPanels = (...matrices: Tensor[]): boolean =>
+export const fitPanels = (...matrices: Tensor[]): boolean =>
   matrices.every((matrix) => panelsOf(matrix) !== undefined && matrix.stride * bytesOf(matrix.storage) >= LONG_ROW);
 
 /** How a matrix lies in panels, or undefined where no copy can lay it out: its rows do not begin on multiples of 256 bytes, or are too many. */

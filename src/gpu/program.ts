@@ -250,7 +250,7 @@ export function mirrorOf(tensor: Tensor): Mirror {
 }
 
 /** The matrix as a product binds it that reads it in panels (see mirror.ts). */
-export function panelsOf(tensor: Tensor): Mirror {
+export function mirrorInPanels(tensor: Tensor): Mirror {
   if (!mirrors) throw new Error('mirrors exist only while a step is recorded');
   return mirrors.inPanels(tensor);
 }

@@ -2,7 +2,7 @@
 // wherever the matrix begins, and never an old copy.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { inPanels } from '../../src/gpu/mirror_layout.ts';
+import { fitPanels } from '../../src/gpu/mirror_layout.ts';
 import { matmul, type Mode } from '../../src/gpu/ops/matmul.ts';
 import { record } from '../../src/gpu/program.ts';
 import { destroy, persistent, readFloats, scratch, Tensor, upload, type Storage } from '../../src/gpu/tensor.ts';
@@ -41,7 +41,7 @@ for (const [storage, declare] of [['f32', test], ['f16', halfTest]] as const) {
       const results: Float32Array[] = [];
       for (const aligned of [false, true]) {
         const [A, B] = [matrix(a, ...aShape, aligned, storage), matrix(b, ...bShape, aligned, storage)];
-        assert.is(inPanels(A, B), aligned);
+        assert.is(fitPanels(A, B), aligned);
         results.push(await product(mode, A, B, m, n));
         destroy(A, B);
       }

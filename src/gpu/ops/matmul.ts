@@ -5,8 +5,8 @@ import tiledSource from '../../../kernels/matmul_tiled.wgsl';
 import { gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { readsTextures, type Mirror } from '../mirror.ts';
-import { inPanels, mirrorWidth } from '../mirror_layout.ts';
-import { f32, launch, mirrorOf, panelsOf } from '../program.ts';
+import { fitPanels, mirrorWidth } from '../mirror_layout.ts';
+import { f32, launch, mirrorInPanels, mirrorOf } from '../program.ts';
 import { spread } from '../tape.ts';
 import type { Constants } from '../template.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
@@ -93,12 +93,12 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const mirrored = !onMatrixUnits && readsTextures();
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
   const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
-  const panels = mirrored && inPanels(a, b);
+  const panels = mirrored && fitPanels(a, b);
   const width = ({ storage }: Tensor): number => (panels ? 0 : mirrorWidth(storage));
   const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
     ? broadcast(constants, mode, [m, n, k], { A_WIDTH: width(a), B_WIDTH: width(b) })
     : tiled(constants, m, n));
-  const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map(panels ? panelsOf : mirrorOf) : [a, b];
+  const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map(panels ? mirrorInPanels : mirrorOf) : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);

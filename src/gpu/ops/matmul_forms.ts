@@ -19,9 +19,6 @@ const LARGE = tile(128, 128, 8, 2);
 /** All tiles, the smallest first. */
 export const TILES: readonly Tile[] = [FEW, SOME, SMALL, LONG, LARGE];
 
-/** Those that the open device has workgroup memory for. */
-export const tilesHere = (): readonly Tile[] => TILES.filter((one) => workgroupBytes(one) <= gpu().adapter.limits.maxComputeWorkgroupStorageSize);
-
 /** Workgroups that keep a large GPU busy: about two for each of its 128 or so cores. */
 export const FILL = 256;
 
@@ -40,6 +37,11 @@ export function withTile(only: Tile, work: () => void): void {
 /** Bytes of workgroup memory that a tile takes: 16 steps of K of its rows and columns, and a vec4 beside each against bank conflicts. */
 const workgroupBytes = ({ rows, cols }: Tile): number => 16 * 16 * (rows / 4 + 1 + cols / 4 + 1);
 
+const fits = (one: Tile): boolean => workgroupBytes(one) <= gpu().adapter.limits.maxComputeWorkgroupStorageSize;
+
+/** The tiles that the open device has workgroup memory for. */
+export const tilesHere = (): readonly Tile[] => TILES.filter(fits);
+
 const groups = (m: number, n: number, { rows, cols }: Tile): number => Math.ceil(m / rows) * Math.ceil(n / cols);
 
 /**
@@ -50,9 +52,7 @@ export function tileFor(m: number, n: number): Tile {
   if (forced) return forced;
   if (m <= 16) return FEW;
   if (m <= 64) return SOME;
-  const { adapter, registers } = gpu();
-  const room = adapter.limits.maxComputeWorkgroupStorageSize;
-  return (registers > 64 ? [LARGE, LONG] : [LONG]).find((t) => groups(m, n, t) >= FILL && workgroupBytes(t) <= room) ?? SMALL;
+  return (gpu().registers > 64 ? [LARGE, LONG] : [LONG]).find((t) => groups(m, n, t) >= FILL && fits(t)) ?? SMALL;
 }
 
 /** The least steps of K that are worth a part of their own. */
