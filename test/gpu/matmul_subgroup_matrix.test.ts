@@ -1,6 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { loadDawn, matrixUnits, type MatrixUnits, withMatrix } from '../../src/gpu/device.ts';
+import { loadDawn, withMatrix } from '../../src/gpu/device.ts';
+import { matrixUnits, type MatrixUnits } from '../../src/gpu/matrix_units.ts';
 import { withHalfStorage } from '../../src/gpu/half_storage.ts';
 import { matmul, type Mode, type Store } from '../../src/gpu/ops/matmul.ts';
 import { matrixConstants, matrixTemplate, subgroupMatrixForm } from '../../src/gpu/ops/matmul_subgroup_matrix.ts';

@@ -1,6 +1,7 @@
 import source from '../../../kernels/matmul.wgsl';
 import matrixSource from '../../../kernels/matmul_subgroup_matrix.wgsl';
-import { gpu, type MatrixUnits } from '../device.ts';
+import { gpu } from '../device.ts';
+import type { MatrixUnits } from '../matrix_units.ts';
 import { kernel } from '../kernel.ts';
 import type { Constants } from '../template.ts';
 import type { Tensor } from '../tensor.ts';
