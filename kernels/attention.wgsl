@@ -1,18 +1,9 @@
 // attention: causal attention over packed rows, o_t = Σ_{j ≤ t} softmax_j(q_t·k_j·scale) v_j, never across rows.
 // QKV [N, …] holds query heads (head h at column h·D), key heads (from KOFF) and value heads (from VOFF); GROUP query heads
-// share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0). TILE [T,4] = (first token of the row, its length, first query of the tile, –), unused tiles have
-// length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
+// share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0; attention_bindings.wgsl binds all). TILE [T,4] =
+// (first token of the row, its length, first query of the tile, –), unused tiles have length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
 // For subgroups of 8; GPUs take attention_split.wgsl. Dispatch (T, H), 8 lanes: lane = query, QUERIES of them a lane; keys are taken
 // 8 at a time from the row's start and spread over the lanes, so the order of summation depends on the place in the row alone.
-enable subgroups;
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
-@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-${reads(1, 'QKV')}
-@group(0) @binding(2) var<storage, read_write> O: ${array};
-@group(0) @binding(3) var<storage, read_write> L: array<f32>;
-@group(0) @binding(4) var<uniform> p: P;
-
-${heads('QKV')}
 const LOWEST = -1e30;
 
 @compute @workgroup_size(${LANES})

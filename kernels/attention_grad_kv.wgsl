@@ -3,16 +3,6 @@
 // Inputs as in attention_grad_q.wgsl; writes the key and value columns of DQKV.
 // For subgroups of 8, as attention.wgsl; GPUs take attention_split_grad_kv.wgsl. Dispatch (T · QUERIES, key heads), 8 lanes: lane = key,
 // queries are taken 8 at a time from the tile's first key on.
-enable subgroups;
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
-@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-${reads(1, 'QKV')}
-@group(0) @binding(2) var<storage, read> L: array<f32>;
-@group(0) @binding(3) var<storage, read> DELTA: array<f32>;
-${reads(4, 'DO')}
-@group(0) @binding(5) var<storage, read_write> DQKV: ${array};
-@group(0) @binding(6) var<uniform> p: P;
-${heads('QKV', 'DO')}
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let tile = TILE[w.x / ${QUERIES}];

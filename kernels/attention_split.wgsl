@@ -1,28 +1,17 @@
-// attention_split: attention.wgsl for GPUs, whose bindings and tiles these are. A head's D numbers are split over the GROUP lanes beside each
+// attention_split: attention.wgsl for GPUs, whose tiles these are. A head's D numbers are split over the GROUP lanes beside each
 // other that hold QUERIES queries together: lane g of them has the vec4s g, g + GROUP, … (OWN of them) of each query and of its result in
 // registers, so that a vec4 of keys or values read from workgroup memory serves QUERIES queries, and no head is too large for the registers.
 // Keys and values are staged KEYS rows at a time from the row's start and taken 8 at a time, so the order of summation depends on the
 // place in the row alone. split_heads.wgsl, in front, adds up what the lanes of a group have.
 // Dispatch (T · PARTS, H), LANES lanes: a tile's 64 queries are taken by PARTS workgroups.
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
-@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-${reads(1, 'QKV')}
-@group(0) @binding(2) var<storage, read_write> O: ${array};
-@group(0) @binding(3) var<storage, read_write> L: array<f32>;
-@group(0) @binding(4) var<uniform> p: P;
-${heads('QKV')}
 var<workgroup> Ks: array<vec4f, ${KEYS * ROW}>;
 var<workgroup> Vs: array<vec4f, ${KEYS * ROW}>;
 const LOWEST = -1e30;
 
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
-  let tile = TILE[w.x / ${PARTS}];
-  let row = tile.x;
-  let length = tile.y;
-  let first = tile.z + (w.x % ${PARTS}) * ${LANES / GROUP * QUERIES};
-  if (first >= length) { return; }
-  let last = min(length, first + ${LANES / GROUP * QUERIES}) - 1; // the workgroup's last query
+  ${begin}
+  let last = min(length, first + ${SHARE}) - 1; // the workgroup's last query
   let h = w.y;
   let g = s % ${GROUP};
   let kcol = p.qkv0 + p.koff + (h / p.group) * ${D};

@@ -1,25 +1,12 @@
-// attention_split_grad_kv: attention_grad_kv.wgsl for GPUs, whose bindings and formulas these are, with heads split over lanes as in
+// attention_split_grad_kv: attention_grad_kv.wgsl for GPUs, whose formulas these are, with heads split over lanes as in
 // attention_split.wgsl: here a group of lanes has QUERIES keys, and rows of queries are staged from the workgroup's first key on.
 // Dispatch (T · PARTS, key heads), LANES lanes.
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
-@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-${reads(1, 'QKV')}
-@group(0) @binding(2) var<storage, read> L: array<f32>;
-@group(0) @binding(3) var<storage, read> DELTA: array<f32>;
-${reads(4, 'DO')}
-@group(0) @binding(5) var<storage, read_write> DQKV: ${array};
-@group(0) @binding(6) var<uniform> p: P;
-${heads('QKV', 'DO')}
 var<workgroup> Qs: array<vec4f, ${KEYS * ROW}>;
 var<workgroup> Gs: array<vec4f, ${KEYS * ROW}>;
 var<workgroup> Ls: array<vec2f, ${KEYS}>;
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
-  let tile = TILE[w.x / ${PARTS}];
-  let row = tile.x;
-  let length = tile.y;
-  let first = tile.z + (w.x % ${PARTS}) * ${LANES / GROUP * QUERIES};
-  if (first >= length) { return; }
+  ${begin}
   let g = s % ${GROUP};
   let key = first + s / ${GROUP} * ${QUERIES} + ${lanes('u32', (q) => `${q}u`)};
   let token = row + min(key, ${lanes('u32', () => 'length - 1')});

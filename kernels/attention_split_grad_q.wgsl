@@ -1,25 +1,11 @@
-// attention_split_grad_q: attention_grad_q.wgsl for GPUs, whose bindings and formulas these are, with heads split over lanes as in
+// attention_split_grad_q: attention_grad_q.wgsl for GPUs, whose formulas these are, with heads split over lanes as in
 // attention_split.wgsl. Dispatch (T · PARTS, H), LANES lanes. What is read of a key serves its score and the sum that it is added to.
-struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
-@group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
-${reads(1, 'QKV')}
-${reads(2, 'O')}
-@group(0) @binding(3) var<storage, read> L: array<f32>;
-${reads(4, 'DO')}
-@group(0) @binding(5) var<storage, read_write> DQKV: ${array};
-@group(0) @binding(6) var<storage, read_write> DELTA: array<f32>;
-@group(0) @binding(7) var<uniform> p: P;
-${heads('QKV', 'O', 'DO')}
 var<workgroup> Ks: array<vec4f, ${KEYS * ROW}>;
 var<workgroup> Vs: array<vec4f, ${KEYS * ROW}>;
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
-  let tile = TILE[w.x / ${PARTS}];
-  let row = tile.x;
-  let length = tile.y;
-  let first = tile.z + (w.x % ${PARTS}) * ${LANES / GROUP * QUERIES};
-  if (first >= length) { return; }
-  let last = min(length, first + ${LANES / GROUP * QUERIES}) - 1;
+  ${begin}
+  let last = min(length, first + ${SHARE}) - 1;
   let h = w.y;
   let g = s % ${GROUP};
   let kcol = p.qkv0 + p.koff + (h / p.group) * ${D};

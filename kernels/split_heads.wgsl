@@ -1,9 +1,13 @@
 // What the kernels of attention for GPUs share (attention_split, attention_split_grad_q, attention_split_grad_kv), put in front of them, behind
-// heads.wgsl. The GROUP lanes beside each other that share QUERIES queries (or keys) add up their parts of each dot product by shuffles where
-// SHUFFLES says that a subgroup holds them all, else through workgroup memory: in the same order, so with the same bits.
-//% if (SHUFFLES) {
-enable subgroups;
-//% }
+// heads.wgsl and attention_bindings.wgsl. The GROUP lanes beside each other that share QUERIES queries (or keys) add up their parts of each
+// dot product by shuffles where SHUFFLES says that a subgroup holds them all, else through workgroup memory: in the same order, so with
+// the same bits.
+//% const SHARE = LANES / GROUP * QUERIES; // queries (or keys) of a workgroup, the w.x % PARTSth of its tile
+//% const begin = `let tile = TILE[w.x / ${PARTS}];
+//%   let row = tile.x;
+//%   let length = tile.y;
+//%   let first = tile.z + (w.x % ${PARTS}) * ${SHARE};
+//%   if (first >= length) { return; }`;
 //% const ROW = GROUP * OWN; // vec4s of a staged row: those behind the head's end are zeros
 //% const vecq = QUERIES === 1 ? 'f32' : `vec${QUERIES}f`;
 //% const at = (name, q) => (QUERIES === 1 ? name : `${name}.${'xyzw'[q]}`);

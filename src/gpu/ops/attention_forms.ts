@@ -1,4 +1,5 @@
 import source from '../../../kernels/attention.wgsl';
+import bindings from '../../../kernels/attention_bindings.wgsl';
 import gradQSource from '../../../kernels/attention_grad_q.wgsl';
 import gradKvSource from '../../../kernels/attention_grad_kv.wgsl';
 import splitSource from '../../../kernels/attention_split.wgsl';
@@ -70,10 +71,8 @@ const SOURCES: Record<Pass, { lanes8: string; split: string }> = {
 /** The form of a kernel for heads of this size on this device, and how many workgroups it takes for each tile. */
 export function attentionForm(pass: Pass, headDim: number, constants: Constants): { made: Kernel; parts: number } {
   const { lanes8, split } = SOURCES[pass];
-  const all = { D: headDim, ...constants };
-  if (gpu().subgroup === 8) {
-    return { made: kernel(pass, withHeads(lanes8), { ...all, LANES: 8, QUERIES: 2 }), parts: pass === 'attention' ? 1 : 2 };
-  }
+  const made = (text: string, form: Constants): Kernel => kernel(pass, withHeads(`${bindings}\n${text}`), { PASS: pass, D: headDim, ...constants, ...form });
+  if (gpu().subgroup === 8) return { made: made(lanes8, { LANES: 8, QUERIES: 2, SHUFFLES: true }), parts: pass === 'attention' ? 1 : 2 };
   const form = splitOf(pass, headDim);
-  return { made: kernel(pass, withHeads(`${splitHeads}\n${split}`), { ...all, ...form }), parts: form.PARTS };
+  return { made: made(`${splitHeads}\n${split}`, form), parts: form.PARTS };
 }
