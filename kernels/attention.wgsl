@@ -27,16 +27,14 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var z${q} = 0.0;
   //% }
   for (var j0 = 0u; j0 <= last; j0 += 8) {
-    let base = (row + min(j0 + s, length - 1)) * p.ld + p.qkv0;
-    //% for (const j of list(D4)) {
-    let k${j} = head_QKV(base + kcol, ${j});
-    let v${j} = head_QKV(base + vcol, ${j});
-    //% }
+    let base = (row + min(j0 + s % 8, length - 1)) * p.ld + p.qkv0;
+    ${spreadHeads('k', 'QKV', 'base + kcol')}
+    ${spreadHeads('v', 'QKV', 'base + vcol')}
     //% for (const q of list(QUERIES)) { for (const x of list(8)) {
     var s${q}_${x} = 0.0;
     //% } }
     //% for (const j of list(D4)) { for (const x of list(8)) {
-    { let kk = subgroupBroadcast(k${j}, ${x}); ${list(QUERIES).map((q) => `s${q}_${x} += dot(q${q}_${j}, kk);`).join(' ')} }
+    { let kk = ${ofRow('k', j, x)}; ${list(QUERIES).map((q) => `s${q}_${x} += dot(q${q}_${j}, kk);`).join(' ')} }
     //% } }
     //% for (const q of list(QUERIES)) {
     //% for (const x of list(8)) {
@@ -55,7 +53,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     o${q}_${j} *= shrink${q};
     //% }
     //% for (const x of list(8)) {
-    { let vv = subgroupBroadcast(v${j}, ${x}); ${list(QUERIES).map((q) => `o${q}_${j} += p${q}_${x} * vv;`).join(' ')} }
+    { let vv = ${ofRow('v', j, x)}; ${list(QUERIES).map((q) => `o${q}_${j} += p${q}_${x} * vv;`).join(' ')} }
     //% } }
   }
   //% for (const q of list(QUERIES)) {

@@ -1,12 +1,13 @@
 // attention_decode: one query a row against the row's cache: o = Σ_{j ≤ position} softmax_j(q·k_j·scale) v_j.
 // QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D], buffers or textures; SLOT, POS [A];
 // O [A, H·D]. Rows without a slot give zeros.
-// Dispatch (H, A) with reduction.wgsl and heads.wgsl in front, LANES = WG lanes: the heads of a row, which lie side by side in the cache, follow
-// each other. Keys are taken LANES at a time: a lane takes the score of one
+// Dispatch (⌈H / HEADS⌉, A) with reduction.wgsl and heads.wgsl in front, LANES lanes a head and HEADS = WG / LANES heads a workgroup: the heads of
+// a row lie side by side in the cache. Keys are taken LANES at a time: a lane takes the score of one
 // key, then each lane adds up its own vec4s of the values, KEYS keys at once, with weights that come from the other lanes. So the
 // order of summation depends on the position alone, not on the rows beside it, and no lane holds a whole head.
 //% const part = Math.min(2 ** Math.ceil(Math.log2(D4)), LANES); // lanes that share a key's values
-//% const OWN = Math.ceil(D4 / part), KEYS = LANES / part;
+//% const OWN = Math.ceil(D4 / part), KEYS = LANES / part, HEADS = WG / LANES;
+//% const fromLane = (name, x) => (HEADS > 1 ? `select(subgroupBroadcast(${name}, ${x + 8}), subgroupBroadcast(${name}, ${x}), s < 8)` : `subgroupBroadcast(${name}, ${x})`);
 struct P { H: u32, ld: u32, ldo: u32, width: u32, length: u32, group: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
@@ -24,59 +25,60 @@ var<workgroup> parts: array<vec4f, ${LANES}>;
 //% }
 const LOWEST = -1e30;
 
-@compute @workgroup_size(${LANES})
+@compute @workgroup_size(${WG})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   let slot = SLOT[w.y];
   let known = slot != 0xffffffffu;
   let end = select(0u, min(POS[w.y] + 1, p.length), known);
-  let h = w.x;
+  let lane = s % ${LANES};
+  let head = w.x * ${HEADS} + s / ${LANES};
+  let h = ${HEADS > 1 ? 'min(head, p.H - 1)' : 'head'};
   let first = select(0u, slot * p.length, known);
   let column = (h / p.group) * ${D};
-  //% if (SUBGROUP === 8) { for (let j = 0; j < D4; j += 8) {
-  let mine${j} = head_QKV(w.y * p.ld + h * ${D}, min(${j} + s, ${D4 - 1})) * p.scale; // a lane loads one, for all
-  //% for (let i = j; i < Math.min(D4, j + 8); i++) {
-  let q${i} = subgroupBroadcast(mine${j}, ${i - j});
+  //% if (CPU_LANES) { for (let j = 0; j < D4; j += LANES) {
+  let mine${j} = head_QKV(w.y * p.ld + h * ${D}, min(${j} + lane, ${D4 - 1})) * p.scale; // a lane loads one, for all
+  //% for (let i = j; i < Math.min(D4, j + LANES); i++) {
+  let q${i} = ${fromLane(`mine${j}`, i - j)};
   //% } } } else { for (const j of list(D4)) {
   let q${j} = head_QKV(w.y * p.ld + h * ${D}, ${j}) * p.scale;
   //% } }
   //% for (const i of list(OWN)) {
-  let own${i} = min(s % ${part} + ${i * part}, ${D4 - 1});
+  let own${i} = min(lane % ${part} + ${i * part}, ${D4 - 1});
   var o${i} = vec4f();
   //% }
   var m = LOWEST;
   var z = 0.0;
   for (var j0 = 0u; j0 < end; j0 += ${LANES}) {
-    let base = (first + min(j0 + s, end - 1)) * p.width + column;
+    let base = (first + min(j0 + lane, end - 1)) * p.width + column;
     var score = 0.0;
     //% for (const j of list(D4)) {
     score += dot(q${j}, head_K(base, ${j}));
     //% }
-    score = select(LOWEST, score, j0 + s < end);
+    score = select(LOWEST, score, j0 + lane < end);
     let top = max(m, max1(score, s));
     let shrink = exp(m - top);
-    let weight = select(0.0, exp(score - top), j0 + s < end);
+    let weight = select(0.0, exp(score - top), j0 + lane < end);
     z = z * shrink + weight;
     m = top;
     //% for (const i of list(OWN)) {
     o${i} *= shrink;
     //% }
-    //% if (SUBGROUP === 8) { for (let x = 0; x < LANES; x += KEYS) {
+    //% if (CPU_LANES) { for (let x = 0; x < LANES; x += KEYS) {
     if (j0 + ${x} < end) {
-      //% const lane = list(KEYS).slice(1).reduce((sum, g) => `select(${sum}, subgroupBroadcast(weight, ${x + g}), s >= ${g * part})`, `subgroupBroadcast(weight, ${x})`);
-      let share = ${lane};
-      let at = (first + min(j0 + ${x} + s / ${part}, end - 1)) * p.width + column;
+      let share = ${list(KEYS).slice(1).reduce((sum, g) => `select(${sum}, ${fromLane('weight', x + g)}, lane >= ${g * part})`, fromLane('weight', x))};
+      let at = (first + min(j0 + ${x} + lane / ${part}, end - 1)) * p.width + column;
       //% for (const i of list(OWN)) {
       o${i} += share * head_V(at, own${i});
       //% }
     }
     //% } } else {
     //% if (!SUBGROUP) {
-    weights[s] = weight;
+    weights[lane] = weight;
     workgroupBarrier();
     //% }
     let keys = min(${LANES}u, end - j0);
     for (var x = 0u; x < keys; x += ${KEYS}) {
-      let key = x + s / ${part};
+      let key = x + lane / ${part};
       let share = ${SUBGROUP ? 'subgroupShuffle(weight, key)' : 'weights[key]'};
       let at = (first + min(j0 + key, end - 1)) * p.width + column;
       //% for (const i of list(OWN)) {
@@ -93,19 +95,19 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% if (SUBGROUP) { for (let d = part; d < LANES; d *= 2) {
   o0 += subgroupShuffleXor(o0, ${d});
   //% } } else if (KEYS > 1) {
-  parts[s] = o0;
+  parts[lane] = o0;
   workgroupBarrier();
   o0 = vec4f();
-  for (var g = s % ${part}; g < ${LANES}; g += ${part}) { o0 += parts[g]; }
+  for (var g = lane % ${part}; g < ${LANES}; g += ${part}) { o0 += parts[g]; }
   //% }
   //% for (const i of list(OWN)) {
-  if (s < ${part} && s + ${i * part} < ${D4}) {
-    let at = w.y * p.ldo + h * ${D} + (s + ${i * part}) * 4;
+  if (head < p.H && lane < ${part} && lane + ${i * part} < ${D4}) {
+    let at = w.y * p.ldo + h * ${D} + (lane + ${i * part}) * 4;
     let o = o${i} * scale;
     //% if (vec) {
     O[at / 4] = o;
     //% } else {
-    let left = ${D} - (s + ${i * part}) * 4;
+    let left = ${D} - (lane + ${i * part}) * 4;
     O[at] = o.x;
     if (left > 1) { O[at + 1] = o.y; }
     if (left > 2) { O[at + 2] = o.z; }

@@ -22,19 +22,17 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% }
   for (var h = w.y * p.group; h < (w.y + 1) * p.group; h++) {
     for (var i0 = first; i0 < length; i0 += 8) {
-      let query = row + min(i0 + s, length - 1);
-      //% for (const j of list(D4)) {
-      let q${j} = head_QKV(p.qkv0 + query * p.ld + h * ${D}, ${j});
-      let g${j} = head_DO(p.do0 + query * p.ldo + h * ${D}, ${j});
-      //% }
+      let query = row + min(i0 + s % 8, length - 1);
+      ${spreadHeads('q', 'QKV', `p.qkv0 + query * p.ld + h * ${D}`)}
+      ${spreadHeads('g', 'DO', `p.do0 + query * p.ldo + h * ${D}`)}
       let ld = vec2f(L[query * p.H + h], DELTA[query * p.H + h]);
       //% for (const x of list(8)) {
       var s${x} = 0.0;
       var e${x} = 0.0;
       //% }
       //% for (const j of list(D4)) { for (const x of list(8)) {
-      s${x} += dot(k${j}, subgroupBroadcast(q${j}, ${x}));
-      e${x} += dot(v${j}, subgroupBroadcast(g${j}, ${x}));
+      s${x} += dot(k${j}, ${ofRow('q', j, x)});
+      e${x} += dot(v${j}, ${ofRow('g', j, x)});
       //% } }
       //% for (const x of list(8)) {
       let l${x} = subgroupBroadcast(ld, ${x});
@@ -42,8 +40,8 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       let w${x} = p${x} * (e${x} - l${x}.y);
       //% }
       //% for (const j of list(D4)) { for (const x of list(8)) {
-      dv${j} += p${x} * subgroupBroadcast(g${j}, ${x});
-      dk${j} += w${x} * subgroupBroadcast(q${j}, ${x});
+      dv${j} += p${x} * ${ofRow('g', j, x)};
+      dk${j} += w${x} * ${ofRow('q', j, x)};
       //% } }
     }
   }

@@ -25,24 +25,22 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% }
   let lse = L[token * p.H + h];
   for (var j0 = 0u; j0 <= last; j0 += 8) {
-    let base = p.qkv0 + (row + min(j0 + s, length - 1)) * p.ld;
-    //% for (const j of list(D4)) {
-    let k${j} = head_QKV(base + kcol, ${j});
-    let v${j} = head_QKV(base + vcol, ${j});
-    //% }
+    let base = p.qkv0 + (row + min(j0 + s % 8, length - 1)) * p.ld;
+    ${spreadHeads('k', 'QKV', 'base + kcol')}
+    ${spreadHeads('v', 'QKV', 'base + vcol')}
     //% for (const x of list(8)) {
     var s${x} = 0.0;
     var e${x} = 0.0;
     //% }
     //% for (const j of list(D4)) { for (const x of list(8)) {
-    s${x} += dot(q${j}, subgroupBroadcast(k${j}, ${x}));
-    e${x} += dot(g${j}, subgroupBroadcast(v${j}, ${x}));
+    s${x} += dot(q${j}, ${ofRow('k', j, x)});
+    e${x} += dot(g${j}, ${ofRow('v', j, x)});
     //% } }
     //% for (const x of list(8)) {
     let w${x} = select(0.0, exp(min(s${x} - lse, 0.0)) * (e${x} - delta), j0 + ${x} <= t);
     //% }
     //% for (const j of list(D4)) { for (const x of list(8)) {
-    d${j} += w${x} * subgroupBroadcast(k${j}, ${x});
+    d${j} += w${x} * ${ofRow('k', j, x)};
     //% } }
   }
   if (t < length) {

@@ -22,3 +22,9 @@
 //%     return vec4f(${name}[b], ${rest});
 //%   }`;
 //% }).join('\n');
+// Of the forms for CPUs, subgroups of 8 or 16 lanes: the heads of 8 rows in registers, row x in lane x, or half of it each in lanes x and
+// x + 8. spreadHeads(name, NAME, base) loads them, base being that of the lane's row (number s % 8), and ofRow(name, j, x) is vec4 j of row x.
+//% const OWN_VEC4S = Math.ceil(D4 / (LANES / 8));
+//% const spreadHeads = (name, NAME, base) => list(OWN_VEC4S).map((i) =>
+//%   `let ${name}${i} = head_${NAME}(${base}, ${LANES > 8 ? `min(s / 8 * ${OWN_VEC4S} + ${i}, ${D4 - 1})` : i});`).join(' ');
+//% const ofRow = (name, j, x) => `subgroupBroadcast(${name}${j % OWN_VEC4S}, ${8 * Math.floor(j / OWN_VEC4S) + x})`;

@@ -21,18 +21,18 @@ fn ${x}_at(i: u32) -> vec4f { return textureLoad(${X}, vec2u(i & ${width - 1}, i
 //% } }
 //% const row = (j) => (EXACT ? `(k * 4 + ${j})` : `min(k * 4 + ${j}, p.K - 1)`); // of K
 //% const within = (value, inside) => (EXACT ? value : `select(vec4f(), ${value}, ${inside})`);
-@compute @workgroup_size(8)
+@compute @workgroup_size(${CPU_LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
-  let n = w.x * 8 + s;        // this lane's vec4 of columns
+  let n = w.x * ${CPU_LANES} + s; // this lane's vec4 of columns
   let nc = min(n, p.ldb - 1);
   let m0 = w.y * ${TM};
   //% for (let i = 0; i < TM; i++) {
   var c${i} = vec4f();
   //% }
   //% if (MODE === 'tn') {
-  ${a.column('min(m0 / 4 + s, p.lda - 1)')}
-  //% } else { for (let j = 0; j < TM / 8; j++) {
-  let a_row${j} = ${a.row(`min(m0 + ${j * 8} + s, p.M - 1)`)};
+  ${a.column('min(m0 / 4 + s % 8, p.lda - 1)')}
+  //% } else { for (let j = 0; j < Math.ceil(TM / CPU_LANES); j++) {
+  let a_row${j} = ${a.row(`min(m0 + ${j * CPU_LANES} + s, p.M - 1)`)};
   //% } }
   //% if (MODE === 'nt') { for (let j = 0; j < 4; j++) {
   let b_row${j} = ${b.row(`min(n * 4 + ${j}, p.N - 1)`)};
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% for (let h = 0; h < DEPTH; h++) {
     //% if (MODE === 'tn') { for (let j = 4 * h; j < 4 * h + 4; j++) {
     let a${j} = ${within(a.down(row(j)), `k * 4 + ${j} < p.K`)};
-    //% } } else { for (let j = 0; j < TM / 8; j++) {
+    //% } } else { for (let j = 0; j < Math.ceil(TM / CPU_LANES); j++) {
     let a${h}_${j} = ${a.along(`a_row${j}`, h)};
     //% } }
     //% if (MODE === 'nt') { for (let j = 0; j < 4; j++) {
@@ -61,7 +61,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% if (COLUMNS) {
     if (w.y == 0) { ${range(4 * DEPTH, (j) => `g += ${within(`b${j}`, `k * 4 + ${j} < p.K`)}; `)}}
     //% }
-    //% const spread = (i, j) => (MODE === 'tn' ? `a${j}.${'xyzw'[i & 3]}, ${i >> 2}` : `a${j >> 2}_${i >> 3}.${'xyzw'[j & 3]}, ${i & 7}`);
+    //% const spread = (i, j) => (MODE === 'tn' ? `a${j}.${'xyzw'[i & 3]}, ${i >> 2}` : `a${j >> 2}_${Math.floor(i / CPU_LANES)}.${'xyzw'[j & 3]}, ${i % CPU_LANES}`);
     //% for (let i = 0; i < TM; i++) {
     ${range(4 * DEPTH, (j) => `c${i} += subgroupBroadcast(${spread(i, j)}) * b${j}; `)}
     //% }

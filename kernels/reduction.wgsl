@@ -11,8 +11,8 @@ enable subgroups;
 //% const sums = name.startsWith('sum');
 //% const both = (a, b) => (sums ? `${a} + ${b}` : `max(${a}, ${b})`);
 //% const inSubgroup = sums ? 'subgroupAdd' : 'subgroupMax';
-//% const lanes8 = [0, 1, 2, 3, 4, 5, 6, 7].map((lane) => `subgroupBroadcast(v, ${lane})`);
-//% const own = SUBGROUP === 8 ? lanes8.reduce((a, b) => (sums ? `(${a} + ${b})` : `max(${a}, ${b})`)) : `${inSubgroup}(v)`;
+//% const eight = (first) => [0, 1, 2, 3, 4, 5, 6, 7].map((lane) => `subgroupBroadcast(v, ${first + lane})`).reduce((a, b) => (sums ? `(${a} + ${b})` : `max(${a}, ${b})`));
+//% const own = !CPU_LANES || SUBGROUP !== 8 ? `${inSubgroup}(v)` : CPU_LANES > 8 && WG > 8 ? `select(${eight(8)}, ${eight(0)}, t % 16 < 8)` : eight(0);
 //% if (SUBGROUP && LANES === SUBGROUP) {
 fn ${name}(v: ${type}, t: u32) -> ${type} { return ${own}; }
 //% } else if (SUBGROUP) {

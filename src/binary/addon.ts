@@ -1,31 +1,14 @@
-import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
-import { constants, homedir, tmpdir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { constants, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { RunError } from '../errors.ts';
 import { writeFileAtomic } from '../files/atomic.ts';
+import { cacheFolder } from '../files/cache_folder.ts';
 
 /** A file of the native addon: the first of them is the addon, the others lie beside it. */
 export interface AddonFile {
   name: string;
   bytes: Uint8Array;
-}
-
-/** The user's cache folder; undefined for a user without a home. */
-export function cacheFolder(
-  env: NodeJS.ProcessEnv = process.env,
-  platform: string = process.platform,
-): string | undefined {
-  const { XDG_CACHE_HOME: xdg, LOCALAPPDATA: local } = env;
-  if (xdg && isAbsolute(xdg)) return xdg;
-  if (platform === 'win32' && local) return local;
-  try {
-    const home = homedir();
-    if (!isAbsolute(home) || !existsSync(home)) return undefined;
-    return platform === 'darwin' ? join(home, 'Library', 'Caches') : join(home, '.cache');
-  } catch {
-    return undefined; // the system does not know this user
-  }
 }
 
 /**

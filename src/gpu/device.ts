@@ -1,8 +1,8 @@
 import { closeSync, fstatSync, openSync } from 'node:fs';
-import { availableParallelism, getPriority, setPriority } from 'node:os';
 import { RunError, UsageError } from '../errors.ts';
 import { type MatrixUnits, matrixUnits } from './matrix_units.ts';
 import { countMemory } from './memory.ts';
+import { isSoftware, pollAsBefore, prepareSoftwareDriver, yieldToDriver } from './software_driver.ts';
 
 /** The open device and what the kernels need to know of it. */
 export interface Gpu {
@@ -50,6 +50,15 @@ let failure: RunError | undefined;
 export function gpu(): Gpu {
   if (!current) throw new Error('no device is open');
   return current;
+}
+
+/**
+ * Lanes of a subgroup of a driver that runs shaders on a CPU, where they are the 8 or 16 that its vectors of 256 or 512 bits hold: kernels
+ * have forms of their own for it. Else 0.
+ */
+export function cpuLanes(): 0 | 8 | 16 {
+  const { software, subgroup } = gpu();
+  return software && (subgroup === 8 || subgroup === 16) ? subgroup : 0;
 }
 
 /** Runs `work`, which waits for nothing, as if another device were open. */
@@ -117,12 +126,6 @@ export async function loadDawn(): Promise<DawnModule> {
 }
 
 /**
- * Up to so many cores Mesa's software driver gets two threads a core (it would take one): it wakes them at every dispatch, and the
- * system often puts two on one core, of which the second waits for the first while the other core idles.
- */
-const FEW_CORES = 8;
-
-/**
  * Opens the adapter with Dawn and asks for its own limits and the features the kernels can use.
  * Errors: RunError where there is no adapter, UsageError where `options.adapter` matches none.
  */
@@ -130,9 +133,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   if (current) return current;
   const dawn = await loadDawn();
   Object.assign(globalThis, dawn.globals);
-  process.env.XDG_RUNTIME_DIR ??= '/tmp';
-  const cores = availableParallelism();
-  if (cores <= FEW_CORES) process.env.LP_NUM_THREADS ??= String(2 * cores);
+  prepareSoftwareDriver();
   const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia'];
   const find = (more: string[]): Promise<GPUAdapter | null> => {
     const flags = [`enable-dawn-features=${[...toggles, ...more].join(',')}`, 'disable-dawn-features=timestamp_quantization'];
@@ -202,14 +203,6 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   return opened;
 }
 
-/**
- * Whether an adapter's shaders run on the CPU: Dawn calls such adapters fallbacks, or they have a name that is known. A description alone says
- * nothing: those of GPUs' drivers may speak of software too (AMD's is part of `AMD Software`).
- */
-export const isSoftware = ({ device, description, architecture, isFallbackAdapter }: Partial<GPUAdapterInfo>): boolean =>
-  isFallbackAdapter === true || /^(software|swiftshader|warp)$/i.test(architecture ?? '')
-  || /llvmpipe|lavapipe|swiftshader|Microsoft Basic Render/i.test(`${device} ${description}`);
-
 /** Bytes of the buffer that was asked for last: what a report of lacking memory is about. */
 let asked = 0;
 const LOWER = 'lower --batch-size, --micro-batch-tokens or --max-new-tokens, or take a smaller model';
@@ -226,47 +219,12 @@ export function askForBuffer(bytes: number): void {
 export const tooLarge = (what: string, bytes: number, limit: number): RunError =>
   new RunError(`${what} of ${size(bytes)} is larger than the device allows (${size(limit)})`, LOWER);
 
-/** Nice value of the main thread beside a driver that computes on the same cores: it works while those compute, and can wait. */
-const BEHIND = 10;
-
-/**
- * Leaves the cores to a driver that computes on them: its threads, which exist by now, go before the main thread (between two dispatches
- * the driver waits until each of them has run), and Dawn looks less often.
- */
-function yieldToDriver(): void {
-  pollSlowly();
-  try {
-    if (getPriority() < BEHIND) setPriority(BEHIND);
-  } catch {
-    // Not allowed here: slower, nothing else.
-  }
-}
-
-/** Between two looks of Dawn at a software driver: a look takes 40 µs of a core that the driver computes on. */
-const POLL_MS = 2;
-const nextTurn = globalThis.setImmediate;
-let spinning: typeof globalThis.setImmediate | undefined;
-
-/**
- * While a promise of the device is pending, Dawn polls it in every turn of the event loop, by the global setImmediate, and so
- * takes a CPU core away from a driver that computes on the CPU: half of two. Let it look every POLL_MS instead.
- */
-function pollSlowly(): void {
-  spinning ??= globalThis.setImmediate;
-  globalThis.setImmediate = ((action: (...args: unknown[]) => void, ...args: unknown[]) =>
-    setTimeout(action, POLL_MS, ...args)) as unknown as typeof globalThis.setImmediate;
-}
-
-/** Lets the event loop turn once, so that signals are seen: the true setImmediate. */
-export const turn = (): Promise<void> => new Promise((resolve) => nextTurn(resolve));
-
 /** Destroys the device, so that the process can end. */
 export async function closeDevice(): Promise<void> {
   if (!current) return;
   const { device } = current;
   current = undefined;
-  if (spinning) globalThis.setImmediate = spinning;
-  spinning = undefined;
+  pollAsBefore();
   device.destroy();
   await Promise.resolve();
 }

@@ -1,4 +1,4 @@
-import { gpu, perDevice } from './device.ts';
+import { cpuLanes, gpu, perDevice } from './device.ts';
 import { withHalfStorage } from './half_storage.ts';
 import { renderTemplate, type Constants } from './template.ts';
 import type { Storage } from './tensor.ts';
@@ -36,7 +36,7 @@ export const compilation = (): { pending: number; created: number } => compiled(
 export function kernel(name: string, source: string, constants: Constants = {}): Kernel {
   const { device } = gpu();
   const { kernels } = compiled();
-  const all = { SUBGROUP: gpu().subgroup, ...constants };
+  const all = { SUBGROUP: gpu().subgroup, CPU_LANES: cpuLanes(), ...constants };
   const key = `${name} ${JSON.stringify(all)}`;
   const known = kernels.get(key);
   if (known) return known;

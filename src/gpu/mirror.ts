@@ -1,4 +1,4 @@
-import { gpu, perDevice } from './device.ts';
+import { cpuLanes, gpu, perDevice } from './device.ts';
 import { inSteps, mirrorWidth, type Panels, panelShape, panelsOf, ROW_BYTES, type Shape, shapeOf, textureWidth } from './mirror_layout.ts';
 import { bytesOf, isScratch, type Storage, type Tensor } from './tensor.ts';
 
@@ -63,10 +63,7 @@ const shared = perDevice((): MirrorTexture[] => []);
  * Whether kernels that read the same numbers again and again should read them as textures: a driver that runs shaders on a CPU
  * checks the bounds of each number it loads from a buffer, but of a texture those of each texel.
  */
-export function readsTextures(): boolean {
-  const { software, subgroup } = gpu();
-  return software && subgroup === 8;
-}
+export const readsTextures = (): boolean => cpuLanes() > 0;
 
 /** A mirror of a whole tensor that kernels write beside it (or `copyToMirror` does); it begins as zeros. */
 export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror(new MirrorTexture(shapeOf(bytes, storage), storage), 0);

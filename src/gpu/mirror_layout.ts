@@ -1,3 +1,4 @@
+import { cpuLanes } from './device.ts';
 import { bytesOf, type Storage, type Tensor } from './tensor.ts';
 
 /** Bytes of a row of a texture where a buffer lies in it texel after texel. */
@@ -32,8 +33,8 @@ export const inSteps = (count: number): number => {
 /** The texture for so many bytes, texel after texel. */
 export const shapeOf = (bytes: number, storage: Storage): Shape => ({ width: textureWidth(storage), rows: inSteps(Math.ceil(bytes / ROW_BYTES)) });
 
-/** A panel's columns of texels: as many as a tile of a product has (kernels/matmul_broadcast.wgsl). */
-const PANEL = 8;
+/** A panel's columns of texels: as many as a tile of a product has, one a lane (kernels/matmul_broadcast.wgsl). */
+const panelWidth = (): number => cpuLanes() || 8;
 /** A matrix of fewer rows lies in as few panels as can be: it stays in the cache however it lies, and a panel's copy takes 8 µs beside its bytes. */
 const MANY_ROWS = 256;
 /** The most columns of texels of a panel. */
@@ -54,7 +55,7 @@ export function panelsOf({ rows, stride, storage }: Tensor): Panels | undefined 
   const rowBytes = stride * bytesOf(storage);
   if (rows > MOST_ROWS || rowBytes % 256 > 0) return undefined;
   const columns = stride / 4;
-  let width = rows < MANY_ROWS ? WIDEST : PANEL;
+  let width = rows < MANY_ROWS ? WIDEST : panelWidth();
   while (columns > width * MOST_LAYERS) width *= 2;
   return width > WIDEST ? undefined : { rows, rowBytes, columns, width };
 }
@@ -62,6 +63,6 @@ export function panelsOf({ rows, stride, storage }: Tensor): Panels | undefined 
 /** The texture for panels; where their rows are long, each begins a set of the cache later (see SKEW_BYTES). */
 export function panelShape({ rows, columns, width }: Panels, storage: Storage): Shape {
   const inPanel = Math.min(columns, width);
-  const skew = inPanel > 2 * PANEL ? SKEW_BYTES / (4 * bytesOf(storage)) : 0;
+  const skew = inPanel > 2 * panelWidth() ? SKEW_BYTES / (4 * bytesOf(storage)) : 0;
   return { width: inPanel + skew, rows, layers: Math.ceil(columns / width) };
 }

@@ -6,7 +6,8 @@ import { ppoIteration } from '../bench/ppo.ts';
 import { startup } from '../bench/startup.ts';
 import type { RunContext } from '../context.ts';
 import { Interrupted, UsageError } from '../errors.ts';
-import { adapterName, turn } from '../gpu/device.ts';
+import { adapterName } from '../gpu/device.ts';
+import { turn } from '../gpu/software_driver.ts';
 import type { BenchSettings } from '../options.ts';
 import { openSession } from '../train/session.ts';
 

@@ -1,7 +1,7 @@
 import type { RunContext } from '../context.ts';
 import type { RowPolicy } from '../data/collect.ts';
 import { Interrupted } from '../errors.ts';
-import { turn } from '../gpu/device.ts';
+import { turn } from '../gpu/software_driver.ts';
 import type { EvalSettings } from '../options.ts';
 import { bootstrap, type Statistic } from '../train/bootstrap.ts';
 

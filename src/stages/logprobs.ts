@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { withFields } from '../data/output_row.ts';
 import { Interrupted } from '../errors.ts';
-import { turn } from '../gpu/device.ts';
+import { turn } from '../gpu/software_driver.ts';
 import { loadModel, loadTokenizer } from '../model/load.ts';
 import type { LogprobsSettings } from '../options.ts';
 import { openSession } from '../train/session.ts';

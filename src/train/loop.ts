@@ -1,7 +1,7 @@
 import type { RunContext } from '../context.ts';
 import { Interrupted, RunError } from '../errors.ts';
 import { brokenTensor } from '../files/float_formats.ts';
-import { turn } from '../gpu/device.ts';
+import { turn } from '../gpu/software_driver.ts';
 import type { Staged } from '../gpu/tensor.ts';
 import type { RunFolder } from '../run_folder.ts';
 import { lastCheckpoint, restoreCheckpoint, saveCheckpoint, type Part } from './checkpoint.ts';

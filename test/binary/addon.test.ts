@@ -3,8 +3,9 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type AddonFile, cacheFolder, openAddon, unpack } from '../../src/binary/addon.ts';
+import { type AddonFile, openAddon, unpack } from '../../src/binary/addon.ts';
 import { RunError } from '../../src/errors.ts';
+import { cacheFolder } from '../../src/files/cache_folder.ts';
 import { temporaryFolder } from '../files/temporary.ts';
 
 /** Dawn itself, the addon that the executable carries. */

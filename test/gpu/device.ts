@@ -4,7 +4,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { startBackend } from '../../src/gpu/backend.ts';
 import { checkDevice, closeDevice, gpu, withSubgroup } from '../../src/gpu/device.ts';
-import type { Lanes } from '../../src/gpu/ops/reduction.ts';
+import { type Lanes, rowLanes, wideLanes } from '../../src/gpu/ops/reduction.ts';
 import { copy, record } from '../../src/gpu/program.ts';
 import { type Parameter, Tape } from '../../src/gpu/tape.ts';
 import { download, persistent, scratch, Tensor, upload, vector } from '../../src/gpu/tensor.ts';
@@ -51,8 +51,8 @@ export function halfTest(name: string, run: () => void | Promise<void>): void {
 /** The ways to reduce that this device can run: each must give the same numbers to rounding. */
 export function lanesToTest(): Lanes[] {
   const { subgroup } = gpu();
-  const shared = [{ subgroup: 0, workgroup: 64 }];
-  return subgroup ? [{ subgroup, workgroup: subgroup }, { subgroup, workgroup: 64 }, ...shared] : shared;
+  const shared = { subgroup: 0, workgroup: 64 };
+  return [wideLanes(), rowLanes(), ...(subgroup ? [{ subgroup, workgroup: subgroup }, { subgroup, workgroup: 64 }] : []), shared];
 }
 
 /** Runs `work` for each form that kernels take by subgroup size: this adapter's own, and through workgroup memory. */

@@ -1,10 +1,14 @@
+import { statSync, writeFileSync } from 'node:fs';
 import { availableParallelism, getPriority } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { closeDevice, gpu, isSoftware } from '../../src/gpu/device.ts';
+import { closeDevice, cpuLanes, gpu } from '../../src/gpu/device.ts';
+import { cpuFlags, hasWideVectors, isSoftware, keepCompiledApart } from '../../src/gpu/software_driver.ts';
+import { temporaryFolder } from '../files/temporary.ts';
 import { openForTests } from './device.ts';
 
-const chosen = process.env.LP_NUM_THREADS;
+const { LP_NUM_THREADS: chosen, LP_NATIVE_VECTOR_WIDTH: width } = process.env;
 
 test.before(openForTests);
 test.after(closeDevice);
@@ -13,6 +17,41 @@ test('beside a software driver the main thread steps back; on few cores the driv
   assert.is(getPriority() > 0, gpu().software);
   const cores = availableParallelism();
   assert.is(process.env.LP_NUM_THREADS, chosen ?? (cores <= 8 ? String(2 * cores) : undefined));
+});
+
+test('the software driver is told of vectors of 512 bits where the CPU has them, unless the user said otherwise, and kernels take its lanes', () => {
+  const flags = cpuFlags();
+  assert.ok(process.platform !== 'linux' || process.arch !== 'x64' || flags.has('sse2'), 'the flags of the CPU');
+  assert.is(process.env.LP_NATIVE_VECTOR_WIDTH, width ?? (hasWideVectors(flags) ? '512' : undefined));
+  assert.is(cpuLanes(), gpu().software ? gpu().info.subgroupMinSize : 0);
+  if (/llvmpipe/.test(gpu().info.description)) assert.is(cpuLanes(), process.env.LP_NATIVE_VECTOR_WIDTH === '512' ? 16 : 8);
+});
+
+test('wide vectors are those with all operations that came with servers of 2017', () => {
+  const has = (flags: string): boolean => hasWideVectors(new Set(flags.split(' ')));
+  assert.ok(has('sse2 avx2 fma avx512f avx512dq avx512cd avx512bw avx512vl'));
+  assert.not.ok(has('sse2 avx2 fma'), 'AVX2');
+  assert.not.ok(has('sse2 avx2 fma avx512f avx512pf avx512er avx512cd'), 'Xeon Phi');
+  assert.not.ok(hasWideVectors(new Set()), 'another system');
+});
+
+test('what is compiled for vectors of another width than usual has a cache folder of its own', () => {
+  const folder = temporaryFolder();
+  const folderOf = (env: NodeJS.ProcessEnv): string | undefined => {
+    keepCompiledApart(env);
+    keepCompiledApart(env); // as a process does that this one starts
+    return env.MESA_SHADER_CACHE_DIR;
+  };
+  const own = join(folder, 'rlhf', 'mesa-512');
+  assert.is(folderOf({ XDG_CACHE_HOME: folder, LP_NATIVE_VECTOR_WIDTH: '512' }), own);
+  assert.ok(statSync(own).isDirectory());
+  assert.is(folderOf({ MESA_SHADER_CACHE_DIR: folder, LP_NATIVE_VECTOR_WIDTH: '128' }), join(folder, 'rlhf', 'mesa-128'));
+  assert.is(folderOf({ MESA_SHADER_CACHE_DIR: folder, LP_NATIVE_VECTOR_WIDTH: '256' }), folder);
+  assert.is(folderOf({}), undefined);
+  const nowhere = { MESA_SHADER_CACHE_DIR: join(own, 'file'), LP_NATIVE_VECTOR_WIDTH: '128', MESA_SHADER_CACHE_DISABLE: undefined };
+  writeFileSync(nowhere.MESA_SHADER_CACHE_DIR, '');
+  keepCompiledApart(nowhere);
+  assert.is(nowhere.MESA_SHADER_CACHE_DISABLE, 'true');
 });
 
 test('drivers that run shaders on the CPU are told from GPUs, whatever else the descriptions of these say', () => {

@@ -7,7 +7,7 @@ import splitGradQSource from '../../../kernels/attention_split_grad_q.wgsl';
 import splitGradKvSource from '../../../kernels/attention_split_grad_kv.wgsl';
 import splitHeads from '../../../kernels/split_heads.wgsl';
 import { RunError } from '../../errors.ts';
-import { gpu } from '../device.ts';
+import { cpuLanes, gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import type { Constants } from '../template.ts';
 import { withHeads } from './heads.ts';
@@ -15,8 +15,8 @@ import { withHeads } from './heads.ts';
 /** The kernels of attention: forward, the gradient of queries, that of keys and values. */
 export type Pass = 'attention' | 'attention_grad_q' | 'attention_grad_kv';
 
-/** Queries of a tile: on a driver with subgroups of 8 two a lane, else what a few workgroups take. */
-export const attentionTile = (): number => (gpu().subgroup === 8 ? 16 : 64);
+/** Queries of a tile: one or two for each lane of a CPU's driver, else what a few workgroups take. */
+export const attentionTile = (): number => (cpuLanes() ? 16 : 64);
 
 /** How the kernels for GPUs split heads over lanes: the constants of kernels/split_heads.wgsl, PARTS workgroups a tile. */
 export interface Split extends Constants {
@@ -62,17 +62,21 @@ export function splitOf(pass: Pass, headDim: number): Split {
     AHEAD: pass === 'attention' ? 8 : registers > 128 ? 2 : 1, BATCH: batch, SHUFFLES: shuffles };
 }
 
-const SOURCES: Record<Pass, { lanes8: string; split: string }> = {
-  attention: { lanes8: source, split: splitSource },
-  attention_grad_q: { lanes8: gradQSource, split: splitGradQSource },
-  attention_grad_kv: { lanes8: gradKvSource, split: splitGradKvSource },
+const SOURCES: Record<Pass, { cpu: string; split: string }> = {
+  attention: { cpu: source, split: splitSource },
+  attention_grad_q: { cpu: gradQSource, split: splitGradQSource },
+  attention_grad_kv: { cpu: gradKvSource, split: splitGradKvSource },
 };
 
 /** The form of a kernel for heads of this size on this device, and how many workgroups it takes for each tile. */
 export function attentionForm(pass: Pass, headDim: number, constants: Constants): { made: Kernel; parts: number } {
-  const { lanes8, split } = SOURCES[pass];
+  const { cpu, split } = SOURCES[pass];
   const made = (text: string, form: Constants): Kernel => kernel(pass, withHeads(`${bindings}\n${text}`), { PASS: pass, D: headDim, ...constants, ...form });
-  if (gpu().subgroup === 8) return { made: made(lanes8, { LANES: 8, QUERIES: 2, SHUFFLES: true }), parts: pass === 'attention' ? 1 : 2 };
+  const lanes = cpuLanes();
+  if (lanes) {
+    const queries = attentionTile() / lanes;
+    return { made: made(cpu, { LANES: lanes, QUERIES: queries, SHUFFLES: true }), parts: pass === 'attention' ? 1 : queries };
+  }
   const form = splitOf(pass, headDim);
   return { made: made(`${splitHeads}\n${split}`, form), parts: form.PARTS };
 }

@@ -3,7 +3,6 @@ import attentionSource from '../../../kernels/attention_decode.wgsl';
 import copySource from '../../../kernels/cache_copy.wgsl';
 import inputSource from '../../../kernels/decode_input.wgsl';
 import writeSource from '../../../kernels/cache_write.wgsl';
-import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { readsTextures, standingMirror, type Mirror } from '../mirror.ts';
 import { mirrorWidth } from '../mirror_layout.ts';
@@ -11,7 +10,7 @@ import { clear, copyToMirror, f32, launch } from '../program.ts';
 import { rowGrid } from '../tape.ts';
 import { destroy, persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
 import { headWidths, withHeads } from './heads.ts';
-import { wideKernel } from './reduction.ts';
+import { fewRowsLanes, rowKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
 
 /** One layer's keys and values: [slots·length, kv·D] each. */
@@ -89,13 +88,12 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   const { heads, kvHeads, headDim } = shape;
   const o = scratch(qkv.rows, heads * headDim, undefined, qkv.storage);
   if (o.stride !== o.cols) clear(o);
-  const { subgroup } = gpu();
   const { keys, values, textures } = cache;
   const width = textures ? mirrorWidth(keys.storage) : 0;
-  launch(wideKernel('attention_decode', withHeads(attentionSource), { subgroup, workgroup: subgroup || 64 },
-    { D: headDim, ...headWidths({ K: width, V: width }) }),
+  const { made, rows: each } = rowKernel('attention_decode', withHeads(attentionSource), fewRowsLanes(), { D: headDim, ...headWidths({ K: width, V: width }) });
+  launch(made,
     [slots, positions, qkv, textures?.keys ?? keys, textures?.values ?? values, o],
-    [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [heads, qkv.rows]);
+    [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [Math.ceil(heads / each), qkv.rows]);
   return o;
 }
 

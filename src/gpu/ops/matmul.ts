@@ -2,7 +2,7 @@ import source from '../../../kernels/matmul.wgsl';
 import broadcastSource from '../../../kernels/matmul_broadcast.wgsl';
 import splitSource from '../../../kernels/matmul_split.wgsl';
 import tiledSource from '../../../kernels/matmul_tiled.wgsl';
-import { gpu } from '../device.ts';
+import { cpuLanes, gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { readsTextures, type Mirror } from '../mirror.ts';
 import { fitPanels, mirrorWidth } from '../mirror_layout.ts';
@@ -71,7 +71,7 @@ function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly numb
   const exact = mode !== 'nt' || n % 4 === 0;
   const depth = k >= 128 && k % 8 === 0 && exact ? 2 : 1;
   const form = { FORM: 'broadcast', TM: tileRows, ...widths, DEPTH: depth, EXACT: exact && k % (4 * depth) === 0 };
-  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols: 32 };
+  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols: 4 * cpuLanes() };
 }
 
 /**

@@ -1,5 +1,5 @@
 import source from '../../../kernels/reduction.wgsl';
-import { gpu } from '../device.ts';
+import { cpuLanes, gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import type { Constants } from '../template.ts';
 
@@ -10,19 +10,32 @@ export interface Lanes {
 }
 
 /**
+ * Lanes that reduce a row on a CPU. With vectors of 16 lanes two rows share each step: a row's sums have the same order, and bits, whatever
+ * vectors the CPU has.
+ */
+const CPU_ROW = 8;
+
+/**
  * A whole workgroup a row. A software driver runs a workgroup on one CPU core: there one subgroup is all it needs, and
  * no barrier. A GPU wants 256 lanes to hide its latency.
  */
 export function wideLanes(): Lanes {
   const { subgroup, software } = gpu();
-  if (software) return { subgroup, workgroup: subgroup || 64 };
-  return { subgroup, workgroup: 256 };
+  if (cpuLanes()) return { subgroup: CPU_ROW, workgroup: CPU_ROW };
+  return { subgroup, workgroup: software ? subgroup || 64 : 256 };
 }
 
 /** A subgroup a row, several rows in a workgroup of 64; without subgroups, a workgroup of 64 a row. */
 export function rowLanes(): Lanes {
   const { subgroup } = gpu();
+  if (cpuLanes()) return { subgroup: CPU_ROW, workgroup: 64 };
   return { subgroup: subgroup <= 64 ? subgroup : 0, workgroup: 64 };
+}
+
+/** A subgroup a row, and no more rows in a workgroup than share a subgroup; without subgroups, a workgroup of 64 a row. */
+export function fewRowsLanes(): Lanes {
+  const { subgroup } = gpu();
+  return cpuLanes() ? { subgroup: CPU_ROW, workgroup: cpuLanes() } : { subgroup, workgroup: subgroup || 64 };
 }
 
 /** A kernel whose row is reduced by a whole workgroup (kernels/reduction.wgsl has the functions it may call). */
