@@ -19,6 +19,7 @@
 //% for (const [X, x, width] of [['A', 'a', A_WIDTH], ['B', 'b', B_WIDTH]]) { if (width) {
 fn ${x}_at(i: u32) -> vec4f { return textureLoad(${X}, vec2u(i & ${width - 1}, i >> ${Math.log2(width)})); }
 //% } }
+//% const PART = TM / 8; // rows that a turn of the last loop stores
 //% const row = (j) => (EXACT ? `(k * 4 + ${j})` : `min(k * 4 + ${j}, p.K - 1)`); // of K
 //% const within = (value, inside) => (EXACT ? value : `select(vec4f(), ${value}, ${inside})`);
 @compute @workgroup_size(${CPU_LANES})
@@ -30,7 +31,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var c${i} = vec4f();
   //% }
   //% if (MODE === 'tn') {
-  ${a.column('min(m0 / 4 + s % 8, p.lda - 1)')}
+  ${a.column(`min(m0 / 4 + s % ${TM / 4}, p.lda - 1)`)}
   //% } else { for (let j = 0; j < Math.ceil(TM / CPU_LANES); j++) {
   let a_row${j} = ${a.row(`min(m0 + ${j * CPU_LANES} + s, p.M - 1)`)};
   //% } }
@@ -73,8 +74,17 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% if (usesBias) {
     let b0 = bias[n * p.bias];
     //% }
-    //% for (let i = 0; i < TM; i++) {
-    if (m0 + ${i} < p.M) { ${store(`(m0 + ${i})`, `c${i}`)} }
-    //% }
+    // A stored vec4 becomes much code, a lane at a time: in a loop of 8 turns, each with an eighth of the rows, the kernel takes a third of the
+    // time to compile. Where the loop begins and ends is not constant, or the driver would unroll it.
+    let end = min(m0 + ${TM}, p.M);
+    for (var row = m0; row < end; row += ${PART}) {
+      //% for (let bit = 1; bit < TM / PART; bit *= 2) {
+      let bit${bit} = (row & ${bit * PART}) != 0;
+      //% }
+      //% const ofTurn = (first, count) => (count === 1 ? `c${first}` : `select(${ofTurn(first, count / 2)}, ${ofTurn(first + count / 2 * PART, count / 2)}, bit${count / 2})`);
+      //% for (let r = 0; r < PART; r++) {
+      if (row + ${r} < p.M) { let value = ${ofTurn(r, TM / PART)}; ${store(`(row + ${r})`, 'value')} }
+      //% }
+    }
   }
 }

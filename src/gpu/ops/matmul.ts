@@ -64,14 +64,20 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   return true;
 }
 
+/** From so many large tiles on the threads of a driver on a CPU share them well. */
+const MANY_TILES = 8;
+
 function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly number[], widths: { A_WIDTH: number; B_WIDTH: number }): Made {
-  // Small tiles for few rows: each result is still summed over K in the same order.
-  const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : 32;
-  // Two vec4s of K a turn gain 6 % on long sums and nothing on short ones, which would only have more kernels to compile.
+  const lanes = cpuLanes();
+  const tileCols = 4 * lanes;
+  // Small tiles for few rows, large ones where there are enough for several threads: each result is still summed over K in the same order.
+  const large = lanes === 16 && Math.ceil(rows / 64) * Math.ceil(n / tileCols) >= MANY_TILES;
+  const tileRows = mode !== 'tn' && rows <= 8 ? 8 : mode !== 'tn' && rows <= 16 ? 16 : large ? 64 : 32;
+  // Two vec4s of K a turn gain 6 % on long sums and nothing on short ones, which would only have more kernels to compile, or in large tiles.
   const exact = mode !== 'nt' || n % 4 === 0;
-  const depth = k >= 128 && k % 8 === 0 && exact ? 2 : 1;
+  const depth = tileRows < 64 && k >= 128 && k % 8 === 0 && exact ? 2 : 1;
   const form = { FORM: 'broadcast', TM: tileRows, ...widths, DEPTH: depth, EXACT: exact && k % (4 * depth) === 0 };
-  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols: 4 * cpuLanes() };
+  return { kernel: kernel('matmul', `${source}\n${broadcastSource}`, { ...constants, ...form }), tileRows, tileCols };
 }
 
 /**
