@@ -2,7 +2,7 @@
 // QKV [N, …] holds query heads (head h at column h·D), key heads (from KOFF) and value heads (from VOFF); GROUP query heads
 // share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0; attention_bindings.wgsl binds all). TILE [T,4] =
 // (first token of the row, its length, first query of the tile, –), unused tiles have length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
-// For subgroups of 8; GPUs take attention_split.wgsl. Dispatch (T, H), 8 lanes: lane = query, QUERIES of them a lane; keys are taken
+// For subgroups of LANES, 8 or 16, on a CPU; GPUs take attention_split.wgsl. Dispatch (T, H): lane = query, QUERIES of them a lane; keys are taken
 // 8 at a time from the row's start and spread over the lanes, so the order of summation depends on the place in the row alone.
 const LOWEST = -1e30;
 

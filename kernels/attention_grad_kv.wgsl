@@ -1,7 +1,7 @@
 // attention_grad_kv: gradients of keys and values, summed over the GROUP query heads that share them. With
 // p_t = exp(q_t·k·scale − L_t):   dv = Σ_{t ≥ j} p_t do_t      dk = scale · Σ_{t ≥ j} p_t (do_t·v − DELTA_t) q_t
 // Inputs as in attention_grad_q.wgsl; writes the key and value columns of DQKV.
-// For subgroups of 8, as attention.wgsl; GPUs take attention_split_grad_kv.wgsl. Dispatch (T · QUERIES, key heads), 8 lanes: lane = key,
+// For CPUs, as attention.wgsl; GPUs take attention_split_grad_kv.wgsl. Dispatch (T · QUERIES, key heads), LANES lanes: lane = key,
 // queries are taken 8 at a time from the tile's first key on.
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {

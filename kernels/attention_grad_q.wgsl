@@ -1,7 +1,7 @@
 // attention_grad_q: gradient of the queries, and the row sums the other gradient needs. With p_j = exp(q·k_j·scale − L):
 //   DELTA = do·o      dq = scale · Σ_{j ≤ t} p_j (do·v_j − DELTA) k_j
 // Inputs as in attention.wgsl, DO [N, H·D]; writes the query columns of DQKV and DELTA [N,H].
-// For subgroups of 8, as attention.wgsl; GPUs take attention_split_grad_q.wgsl. Dispatch (T · QUERIES, H), 8 lanes: lane = query, keys as
+// For CPUs, as attention.wgsl; GPUs take attention_split_grad_q.wgsl. Dispatch (T · QUERIES, H), LANES lanes: lane = query, keys as
 // in attention.wgsl.
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {

@@ -1,11 +1,11 @@
-// matmul_broadcast: the product of matmul.wgsl (which stands before it) for drivers that run subgroups of 8 lanes on a CPU.
-// One subgroup a workgroup, TM × 32 results: a lane owns a vec4 of columns and TM accumulators; A is read a row a lane and
+// matmul_broadcast: the product of matmul.wgsl (which stands before it) for drivers that run subgroups of CPU_LANES, 8 or 16, on a CPU.
+// One subgroup a workgroup, TM × 4 · CPU_LANES results: a lane owns a vec4 of columns and TM accumulators; A is read a row a lane and
 // spread by broadcast, K by 4. A and B are read from storage textures that hold a copy of the buffers (src/gpu/mirror.ts): such a
 // driver loads a texel of a texture in half the time that four numbers of a buffer take it. A matrix lies there in panels of 2^p.a
 // (2^p.b) columns of texels, a layer each; or, with A_WIDTH (B_WIDTH) texels in a row of the texture, texel after texel from p.a (p.b) on.
 // DEPTH vec4s of K a turn of the loop (every accumulator is blended with the loop's mask once a turn).
 // EXACT: K is a multiple of 4 · DEPTH and, in nt, N one of 4; otherwise what lies beyond counts as zero.
-// Dispatch (⌈N/32⌉, ⌈M/TM⌉).
+// Dispatch (⌈N / (4 · CPU_LANES)⌉, ⌈M/TM⌉).
 //% const operand = (X, x, width) => ({
 //%   // K goes down the rows, of which a lane reads one column of texels.
 //%   column: (at) => (width ? `let ${x}_first = p.${x} + ${at};` : `let ${x}_first = ${at} & ((1u << p.${x}) - 1); let ${x}_panel = ${at} >> p.${x};`),
@@ -19,7 +19,7 @@
 //% for (const [X, x, width] of [['A', 'a', A_WIDTH], ['B', 'b', B_WIDTH]]) { if (width) {
 fn ${x}_at(i: u32) -> vec4f { return textureLoad(${X}, vec2u(i & ${width - 1}, i >> ${Math.log2(width)})); }
 //% } }
-//% const PART = TM / 8; // rows that a turn of the last loop stores
+//% const BLOCK = Math.min(16, TM), PART = 4; // rows of a turn of the two loops that store
 //% const row = (j) => (EXACT ? `(k * 4 + ${j})` : `min(k * 4 + ${j}, p.K - 1)`); // of K
 //% const within = (value, inside) => (EXACT ? value : `select(vec4f(), ${value}, ${inside})`);
 @compute @workgroup_size(${CPU_LANES})
@@ -74,17 +74,23 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% if (usesBias) {
     let b0 = bias[n * p.bias];
     //% }
-    // A stored vec4 becomes much code, a lane at a time: in a loop of 8 turns, each with an eighth of the rows, the kernel takes a third of the
-    // time to compile. Where the loop begins and ends is not constant, or the driver would unroll it.
+    // A stored vec4 becomes much code, a lane at a time: with PART rows of code in place of TM the kernel takes a third of the time to
+    // compile. Where the loops begin and end is not constant, or the driver would unroll them.
+    //% const ofTurn = (name, first, count, step, bit) => (count === 1 ? `${name}${first}`
+    //%   : `select(${ofTurn(name, first, count / 2, step, bit)}, ${ofTurn(name, first + (count / 2) * step, count / 2, step, bit)}, ${bit}${(count / 2) * step})`);
+    //% const bits = (bit, of, count, step) => range(Math.log2(count), (i) => `let ${bit}${step << i} = (${of} & ${step << i}) != 0; `);
     let end = min(m0 + ${TM}, p.M);
-    for (var row = m0; row < end; row += ${PART}) {
-      //% for (let bit = 1; bit < TM / PART; bit *= 2) {
-      let bit${bit} = (row & ${bit * PART}) != 0;
+    for (var block = m0; block < end; block += ${BLOCK}) {
+      ${bits('far', 'block', TM / BLOCK, BLOCK)}
+      //% for (let r = 0; r < BLOCK; r++) {
+      let d${r} = ${ofTurn('c', r, TM / BLOCK, BLOCK, 'far')};
       //% }
-      //% const ofTurn = (first, count) => (count === 1 ? `c${first}` : `select(${ofTurn(first, count / 2)}, ${ofTurn(first + count / 2 * PART, count / 2)}, bit${count / 2})`);
-      //% for (let r = 0; r < PART; r++) {
-      if (row + ${r} < p.M) { let value = ${ofTurn(r, TM / PART)}; ${store(`(row + ${r})`, 'value')} }
-      //% }
+      for (var row = block; row < min(block + ${BLOCK}, p.M); row += ${PART}) {
+        ${bits('near', 'row', BLOCK / PART, PART)}
+        //% for (let r = 0; r < PART; r++) {
+        if (row + ${r} < p.M) { let value = ${ofTurn('d', r, BLOCK / PART, PART, 'near')}; ${store(`(row + ${r})`, 'value')} }
+        //% }
+      }
     }
   }
 }

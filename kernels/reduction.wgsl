@@ -1,8 +1,8 @@
 // Sums and maxima over the LANES lanes of a row, put in front of the kernels that reduce. t is the index in the
 // workgroup of WG lanes; every lane gets the result. LANES = SUBGROUP: one subgroup operation. LANES = WG > SUBGROUP:
 // subgroups first, then workgroup memory. SUBGROUP 0 (no fixed size): a tree in workgroup memory, LANES = WG.
-// The order is fixed, so a run repeats bit for bit. A driver that runs subgroups of 8 on a CPU reduces lane by lane in a loop,
-// eight broadcasts with a fixed lane take it a quarter of that.
+// The order is fixed, so a run repeats bit for bit. A driver that runs subgroups on a CPU reduces lane by lane in a loop, eight broadcasts
+// with a fixed lane take it a quarter of that: there 8 lanes (SUBGROUP) take a row, and where subgroups have 16 (CPU_LANES) two rows share one.
 //% if (SUBGROUP) {
 enable subgroups;
 //% }

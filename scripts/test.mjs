@@ -57,7 +57,7 @@ process.exit(failed || passed + skipped === 0 ? 1 : 0);
 
 function run(command, args) {
   return new Promise((resolve) => {
-    const child = spawn(command, args, { cwd: root, env: { ...process.env, FORCE_COLOR: '0', RLHF_ROOT: root } });
+    const child = spawn(command, args, { cwd: root, env: { LP_NATIVE_VECTOR_WIDTH: '256', ...process.env, FORCE_COLOR: '0', RLHF_ROOT: root } });
     let output = '';
     child.stdout.on('data', (chunk) => (output += chunk));
     child.stderr.on('data', (chunk) => (output += chunk));
