@@ -1,4 +1,4 @@
-// What the kernels of attention bind, the forms for subgroups of 8 and those for GPUs alike, put in front of them behind heads.wgsl. PASS is one of
+// What the kernels of attention bind, the forms for CPUs and those for GPUs alike, put in front of them behind heads.wgsl. PASS is one of
 //   attention          reads QKV, writes O and L
 //   attention_grad_q   reads QKV, O, L and DO, writes the query columns of DQKV and DELTA
 //   attention_grad_kv  reads QKV, L, DELTA and DO, writes the key and value columns of DQKV

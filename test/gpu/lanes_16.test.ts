@@ -1,6 +1,6 @@
 // Kernels as a GPU takes them whose subgroups have a fixed size other than 8, at 16 lanes: as many as Mesa's software driver has where it
-// is told of vectors of 512 bits (with or without such vectors in the processor). Products and attention are left out: they use
-// subgroups of 8 alone, are the same code at 16 as without subgroups, which other files test, and take minutes to compile.
+// is told of vectors of 512 bits (with or without such vectors in the processor). Products and attention are left out: they are the same
+// code at 16 as without subgroups, which other files test, and take minutes to compile. cpu_16_lanes.test.ts has the forms for CPUs.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { adapterName, gpu } from '../../src/gpu/device.ts';
