@@ -36,14 +36,17 @@ const USUAL_WIDTH = '256';
  * nothing is cached.
  */
 export function keepCompiledApart(env: NodeJS.ProcessEnv): void {
-  const { LP_NATIVE_VECTOR_WIDTH: width, MESA_SHADER_CACHE_DIR: chosen } = env;
-  if (width === undefined || width === USUAL_WIDTH) return;
-  const cache = chosen ?? cacheFolder(env);
-  const own = join('rlhf', `mesa-${width}`);
-  if (cache?.endsWith(own)) return; // of the process that started this one, or of the device before
+  const { LP_NATIVE_VECTOR_WIDTH: width = USUAL_WIDTH, MESA_SHADER_CACHE_DIR: found } = env;
+  // It may be that of another width already: of the process that started this one, or of the device before.
+  const chosen = found?.replace(/[\\/]rlhf[\\/]mesa-[^\\/]*$/, '');
+  if (width === USUAL_WIDTH) {
+    if (chosen !== undefined) env.MESA_SHADER_CACHE_DIR = chosen;
+    return;
+  }
   try {
+    const cache = chosen ?? cacheFolder(env);
     if (cache === undefined) throw new Error('no cache folder');
-    const folder = join(cache, own);
+    const folder = join(cache, 'rlhf', `mesa-${width}`);
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     env.MESA_SHADER_CACHE_DIR = folder;
   } catch {

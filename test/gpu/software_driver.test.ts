@@ -47,6 +47,8 @@ test('what is compiled for vectors of another width than usual has a cache folde
   assert.ok(statSync(own).isDirectory());
   assert.is(folderOf({ MESA_SHADER_CACHE_DIR: folder, LP_NATIVE_VECTOR_WIDTH: '128' }), join(folder, 'rlhf', 'mesa-128'));
   assert.is(folderOf({ MESA_SHADER_CACHE_DIR: folder, LP_NATIVE_VECTOR_WIDTH: '256' }), folder);
+  assert.is(folderOf({ MESA_SHADER_CACHE_DIR: own, LP_NATIVE_VECTOR_WIDTH: '256' }), folder, 'started by a process of another width');
+  assert.is(folderOf({ MESA_SHADER_CACHE_DIR: own, LP_NATIVE_VECTOR_WIDTH: '128' }), join(folder, 'rlhf', 'mesa-128'));
   assert.is(folderOf({}), undefined);
   const nowhere = { MESA_SHADER_CACHE_DIR: join(own, 'file'), LP_NATIVE_VECTOR_WIDTH: '128', MESA_SHADER_CACHE_DISABLE: undefined };
   writeFileSync(nowhere.MESA_SHADER_CACHE_DIR, '');
