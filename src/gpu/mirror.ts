@@ -1,63 +1,20 @@
-import { cpuLanes, gpu, perDevice } from './device.ts';
-import { inSteps, mirrorWidth, type Panels, panelShape, panelsOf, ROW_BYTES, type Shape, shapeOf, textureWidth } from './mirror_layout.ts';
+import { cpuLanes, gpu } from './device.ts';
+import { type Panels, panelShape, panelsOf, shapeOf } from './mirror_layout.ts';
+import { type MirrorCopy, MirrorTexture, StepTexture } from './mirror_texture.ts';
 import { bytesOf, isScratch, type Storage, type Tensor } from './tensor.ts';
 
 /** A tensor as a kernel binds it that reads a storage texture. */
-export class Mirror {
+export class Mirror<Texture extends MirrorTexture | StepTexture = MirrorTexture | StepTexture> {
   /** @param first the texel where the tensor begins; in panels, the shift from a column of texels to its panel */
-  constructor(readonly texture: MirrorTexture, readonly first: number) {}
+  constructor(readonly texture: Texture, readonly first: number) {}
 
   get storage(): Storage {
     return this.texture.storage;
   }
 }
 
-/** A texture that holds numbers of a buffer. */
-export class MirrorTexture {
-  readonly view: GPUTextureView;
-  /** For buffers that outlive a step: whether the buffer was written since the last copy. */
-  stale = true;
-  readonly device = gpu().device;
-  private readonly texture: GPUTexture;
-
-  constructor(readonly shape: Shape, readonly storage: Storage) {
-    const { width, rows, layers } = shape;
-    const format = storage === 'f16' ? 'rgba16float' : 'rgba32float';
-    this.texture = this.device.createTexture({ label: 'mirror', size: [width, rows, layers ?? 1], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
-    this.view = this.texture.createView({ dimension: layers === undefined ? '2d' : '2d-array' });
-  }
-
-  destroy(): void {
-    this.texture.destroy();
-  }
-
-  /** Adds the copy of a buffer's bytes to an encoder. */
-  copyFrom(encoder: GPUCommandEncoder, { buffer, start, end, panels }: MirrorCopy): void {
-    const texture = this.texture;
-    const texelBytes = 4 * bytesOf(this.storage);
-    if (panels) {
-      const { rows, rowBytes, columns, width } = panels;
-      for (let first = 0; first < columns; first += width) {
-        encoder.copyBufferToTexture({ buffer, offset: start + first * texelBytes, bytesPerRow: rowBytes },
-          { texture, origin: [0, 0, first / width] }, [Math.min(width, columns - first), rows]);
-      }
-      return;
-    }
-    const width = mirrorWidth(this.storage);
-    const texels = Math.floor((end - start) / texelBytes);
-    const rows = Math.floor(texels / width);
-    if (rows > 0) encoder.copyBufferToTexture({ buffer, offset: start, bytesPerRow: ROW_BYTES }, { texture }, [width, rows]);
-    const rest = texels % width;
-    if (rest > 0) {
-      encoder.copyBufferToTexture({ buffer, offset: start + rows * ROW_BYTES, bytesPerRow: ROW_BYTES }, { texture, origin: [0, rows] }, [rest, 1]);
-    }
-  }
-}
-
 /** Of buffers that outlive a step; planning on paper has mirrors of its own of buffers that exist. */
-const lasting = new WeakMap<GPUBuffer, MirrorCopy[]>();
-/** Textures that recorded steps share for what they write. */
-const shared = perDevice((): MirrorTexture[] => []);
+const lasting = new WeakMap<GPUBuffer, MirrorCopy<MirrorTexture>[]>();
 
 /**
  * Whether kernels that read the same numbers again and again should read them as textures: a driver that runs shaders on a CPU
@@ -66,7 +23,7 @@ const shared = perDevice((): MirrorTexture[] => []);
 export const readsTextures = (): boolean => cpuLanes() > 0;
 
 /** A mirror of a whole tensor that kernels write beside it (or `copyToMirror` does); it begins as zeros. */
-export const standingMirror = ({ bytes, storage }: Tensor): Mirror => new Mirror(new MirrorTexture(shapeOf(bytes, storage), storage), 0);
+export const standingMirror = ({ bytes, storage }: Tensor): Mirror<MirrorTexture> => new Mirror(new MirrorTexture(shapeOf(bytes, storage), storage), 0);
 
 /** Tells that a buffer's content has changed, so that its mirrors are copied anew before they are read. */
 export function written(buffer: GPUBuffer): void {
@@ -78,9 +35,6 @@ export function freeMirror(buffer: GPUBuffer): void {
   for (const { texture } of lasting.get(buffer) ?? []) texture.destroy();
   lasting.delete(buffer);
 }
-
-/** A copy of a buffer's bytes `start` to `end` to a mirror: made where a step reaches it, or before a step whose buffer was written since. */
-export interface MirrorCopy { kind: 'mirror'; texture: MirrorTexture; buffer: GPUBuffer; start: number; end: number; panels?: Panels }
 
 /** Whether a copy holds a tensor's bytes `offset` to `end` in this layout. */
 function holds(copy: MirrorCopy, offset: number, end: number, storage: Storage, panels: Panels | undefined): boolean {
@@ -107,14 +61,14 @@ const LARGE = 1 << 20;
  */
 export class StepMirrors {
   /** Lasting mirrors that the step reads. */
-  readonly read = new Set<MirrorCopy>();
-  private inStep: MirrorCopy[] = [];
+  readonly read = new Set<MirrorCopy<MirrorTexture>>();
+  private inStep: MirrorCopy<StepTexture>[] = [];
   /** Whether the step takes so long that large weights may be copied each time they are read: they then need no mirror of their own. */
   passing = false;
   private readonly writes = new Set<GPUBuffer>();
 
   /** @param add adds a copy to the step */
-  constructor(private readonly add: (copy: MirrorCopy) => void) {}
+  constructor(private readonly add: (copy: MirrorCopy<StepTexture>) => void) {}
 
   /** What to bind for a tensor, texel after texel; its copy is added to the step where it is needed. */
   of(tensor: Tensor): Mirror {
@@ -135,7 +89,7 @@ export class StepMirrors {
     const start = whole ? 0 : offset;
     const end = whole ? buffer.size : offset + bytes - (bytes % (4 * bytesOf(storage)));
     const shape = panels ? panelShape(panels, storage) : shapeOf(end - start, storage);
-    const copyInto = (texture: MirrorTexture): MirrorCopy => ({ kind: 'mirror', texture, buffer, start, end, panels });
+    const copyInto = <T extends MirrorTexture | StepTexture>(texture: T): MirrorCopy<T> => ({ kind: 'mirror', texture, buffer, start, end, panels });
     if (lasts) {
       const all = lasting.get(buffer) ?? [];
       let copy = all.find((c) => c.texture.device === gpu().device && holds(c, offset, end, storage, panels));
@@ -145,8 +99,8 @@ export class StepMirrors {
     }
     let copy = this.inStep.find((c) => c.buffer === buffer && holds(c, offset, end, storage, panels));
     if (!copy) {
-      if (this.inStep.length === KEPT) shared().push(this.inStep.shift()!.texture);
-      this.inStep.push((copy = copyInto(take(shape, storage))));
+      if (this.inStep.length === KEPT) this.inStep.shift();
+      this.inStep.push((copy = copyInto(new StepTexture(shape, storage))));
       this.add(copy);
     }
     return copy;
@@ -155,35 +109,11 @@ export class StepMirrors {
   /** A kernel of the step writes this buffer: what was copied of it is old. */
   overwritten(buffer: GPUBuffer): void {
     if (!isScratch(buffer)) this.writes.add(buffer);
-    this.giveBack((copy) => copy.buffer === buffer);
+    this.inStep = this.inStep.filter((copy) => copy.buffer !== buffer);
   }
 
-  private giveBack(which: (copy: MirrorCopy) => boolean): void {
-    shared().push(...this.inStep.filter(which).map(({ texture }) => texture));
-    this.inStep = this.inStep.filter((copy) => !which(copy));
-  }
-
-  /** The step is recorded: its textures serve the next one. Returns the lasting buffers that the step writes. */
-  end(): ReadonlySet<GPUBuffer> {
-    this.giveBack(() => true);
+  /** The lasting buffers that the step writes. */
+  get changes(): ReadonlySet<GPUBuffer> {
     return this.writes;
   }
-}
-
-/** How many times as large as asked for a texture may be that a step takes. */
-const LARGER = 2;
-const texelsOf = ({ width, rows, layers = 1 }: Shape): number => width * rows * layers;
-
-function take(wanted: Shape, storage: Storage): MirrorTexture {
-  const shape = { ...wanted, rows: inSteps(wanted.rows) };
-  const most = Math.max(LARGER * texelsOf(shape), 4 * textureWidth(storage));
-  const serves = (own: Shape): boolean => (own.layers === undefined) === (shape.layers === undefined) && own.rows >= shape.rows
-    && (own.layers ?? 0) >= (shape.layers ?? 0) && own.width >= shape.width && texelsOf(own) <= most
-    && (own.width === shape.width || own.layers === 1);
-  const free = shared();
-  let best = -1; // the smallest that is large enough: recorded steps of several shapes share them
-  free.forEach(({ storage: stored, shape: own }, i) => {
-    if (stored === storage && serves(own) && (best < 0 || texelsOf(own) < texelsOf(free[best].shape))) best = i;
-  });
-  return best >= 0 ? free.splice(best, 1)[0] : new MirrorTexture(shape, storage);
 }

@@ -31,7 +31,7 @@ export const inSteps = (count: number): number => {
   return Math.ceil(count / step) * step;
 };
 /** The texture for so many bytes, texel after texel. */
-export const shapeOf = (bytes: number, storage: Storage): Shape => ({ width: textureWidth(storage), rows: inSteps(Math.ceil(bytes / ROW_BYTES)) });
+export const shapeOf = (bytes: number, storage: Storage): Shape => ({ width: textureWidth(storage), rows: Math.ceil(bytes / ROW_BYTES) });
 
 /** A panel's columns of texels: as many as a tile of a product has, one a lane (kernels/matmul_broadcast.wgsl). */
 const panelWidth = (): number => cpuLanes() || 8;

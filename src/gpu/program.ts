@@ -2,7 +2,8 @@ import { arena, type Use } from './arena.ts';
 import { isOpen, submit } from './backend.ts';
 import { gpu, perDevice, tooLarge } from './device.ts';
 import { leaveToCollector } from './garbage.ts';
-import { Mirror, StepMirrors, written, type MirrorCopy } from './mirror.ts';
+import { Mirror, StepMirrors, written } from './mirror.ts';
+import { type MirrorCopy, MirrorTexture, StepTexture, stepTextures } from './mirror_texture.ts';
 import type { Form, Kernel } from './kernel.ts';
 import { placeOf, Tensor, valueOf, withScratch } from './tensor.ts';
 
@@ -43,7 +44,7 @@ const WORK_A_BYTE = 3;
 export class Program<T = unknown> {
   readonly commands: Command[] = [];
   /** Copies of lasting buffers that are due before a run where the buffer has changed, and the lasting buffers that a run changes. */
-  mirrored: readonly MirrorCopy[] = [];
+  mirrored: readonly MirrorCopy<MirrorTexture>[] = [];
   changes: readonly GPUBuffer[] = [];
   /** What the recorded function returned: usually the tensors to upload to and to read. */
   result!: T;
@@ -105,7 +106,7 @@ export class Program<T = unknown> {
       pass?.end();
       pass = pipeline = undefined;
       if (command.kind === 'clear') encoder.clearBuffer(command.on.buffer, command.on.offset, command.on.bytes);
-      else if (command.kind === 'mirror') command.texture.copyFrom(encoder, command);
+      else if (command.kind === 'mirror') (command.texture as MirrorTexture).copyFrom(encoder, command); // settled
       else encoder.copyBufferToBuffer(command.from.buffer, command.from.offset, command.to.buffer, command.to.offset, command.to.bytes);
     }
     pass?.end();
@@ -160,6 +161,21 @@ function usesOf(command: Command): Use {
   }
 }
 
+/** The mirrors that a step copies in passing, with when they are needed. */
+function mirrorsOf(commands: readonly Command[]): StepTexture[] {
+  const mirrors = new Set<StepTexture>();
+  commands.forEach((command, at) => {
+    const used = command.kind === 'mirror' ? [command] : command.kind === 'dispatch' ? command.tensors : [];
+    for (const one of used) {
+      if (!('texture' in one) || !(one.texture instanceof StepTexture)) continue;
+      mirrors.add(one.texture);
+      one.texture.first = Math.min(one.texture.first, at);
+      one.texture.last = at;
+    }
+  });
+  return [...mirrors];
+}
+
 /** Puts the buffers and places in a command that its scratch values have been given. */
 function settle(command: Command): void {
   if (!isOpen(gpu().device)) return;
@@ -168,7 +184,8 @@ function settle(command: Command): void {
     command.tensors = [];
   } else if (command.kind === 'mirror') {
     const { buffer, offset } = placeOf({ buffer: command.buffer, offset: command.start });
-    Object.assign(command, { buffer, start: offset, end: offset + command.end - command.start });
+    const { texture } = command;
+    Object.assign(command, { texture: texture instanceof StepTexture ? texture.texture : texture, buffer, start: offset, end: offset + command.end - command.start });
   } else for (const span of command.kind === 'clear' ? [command.on] : [command.from, command.to]) Object.assign(span, placeOf(span));
 }
 
@@ -192,9 +209,10 @@ export function record<T>(build: () => T): Program<T> {
   mirrors = new StepMirrors((copy) => program.commands.push(copy));
   try {
     program.result = withScratch(build);
-    program.changes = [...mirrors.end()];
+    program.changes = [...mirrors.changes];
     program.mirrored = [...mirrors.read];
     arena().plan(program.commands.map(usesOf));
+    stepTextures().plan(mirrorsOf(program.commands));
     program.commands.forEach(settle);
     program.cuts = cutsOf(program.commands);
   } finally {

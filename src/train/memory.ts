@@ -7,6 +7,7 @@ import { gpu } from '../gpu/device.ts';
 import { deviceMemory } from '../gpu/memory.ts';
 import { onPaper } from '../gpu/paper.ts';
 import { arena } from '../gpu/arena.ts';
+import { type PlaceShape, stepTextures } from '../gpu/mirror_texture.ts';
 import type { Decoder } from '../model/decoder.ts';
 import type { FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
@@ -22,8 +23,9 @@ export interface MemoryPlan {
   bytes: number;
   /** Of these, what could not be done without: weights, gradients, moments, caches, and the activations of the largest pass. */
   minimum: number;
-  /** Sizes of the buffers that recorded steps share. */
+  /** Sizes of the buffers that recorded steps share, and shapes of the textures. */
   shared: readonly number[];
+  textures: readonly PlaceShape[];
 }
 
 /**
@@ -40,7 +42,8 @@ export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void
     prepare(work);
     const staging = Math.max(0, ...saved.flatMap(({ chunks }) => chunks.map(({ length }) => length * 4)));
     const { sizes: shared, most } = arena();
-    return { bytes: present + memory.peak + shared.reduce((sum, size) => sum + size, 0) + staging, minimum: lasting + most, shared };
+    const { shapes: textures, bytes } = stepTextures();
+    return { bytes: present + memory.peak + bytes + shared.reduce((sum, size) => sum + size, 0) + staging, minimum: lasting + most, shared, textures };
   });
 }
 
@@ -80,7 +83,7 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
     try {
       return { microBatchTokens, recompute, ...plan(microBatchTokens) };
     } catch (error) {
-      if (error instanceof RunError && microBatchTokens > 64) return { microBatchTokens, recompute, bytes: Infinity, minimum: Infinity, shared: [] };
+      if (error instanceof RunError && microBatchTokens > 64) return { microBatchTokens, recompute, bytes: Infinity, minimum: Infinity, shared: [], textures: [] };
       throw error; // a tensor that is larger than the device allows, however small the passes
     }
   };

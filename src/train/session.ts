@@ -1,5 +1,6 @@
 import type { RunContext } from '../context.ts';
 import { arena } from '../gpu/arena.ts';
+import { stepTextures } from '../gpu/mirror_texture.ts';
 import { UsageError } from '../errors.ts';
 import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.ts';
 import { startBackend } from '../gpu/backend.ts';
@@ -53,6 +54,7 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   }
   context.onExit(() => folder.close());
   arena().reserve(passes.shared);
+  stepTextures().reserve(passes.textures);
   await folder.noteData(data);
   await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture },
     micro_batch_tokens: passes.microBatchTokens, recompute: passes.recompute, cost: shown });

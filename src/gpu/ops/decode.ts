@@ -5,6 +5,7 @@ import inputSource from '../../../kernels/decode_input.wgsl';
 import writeSource from '../../../kernels/cache_write.wgsl';
 import { kernel } from '../kernel.ts';
 import { readsTextures, standingMirror, type Mirror } from '../mirror.ts';
+import type { MirrorTexture } from '../mirror_texture.ts';
 import { mirrorWidth } from '../mirror_layout.ts';
 import { clear, copyToMirror, f32, launch } from '../program.ts';
 import { rowGrid } from '../tape.ts';
@@ -18,7 +19,7 @@ export interface LayerCache {
   keys: Tensor;
   values: Tensor;
   /** The same numbers in textures, where the driver reads those faster. */
-  textures?: { keys: Mirror; values: Mirror };
+  textures?: { keys: Mirror<MirrorTexture>; values: Mirror<MirrorTexture> };
 }
 
 /** A layer's cache of so many `places` (slots·length), filled with zeros. */

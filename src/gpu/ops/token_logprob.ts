@@ -2,6 +2,7 @@ import source from '../../../kernels/token_logprob.wgsl';
 import gradSource from '../../../kernels/token_logprob_grad.wgsl';
 import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
+import { readsTextures } from '../mirror.ts';
 import { f32, launch } from '../program.ts';
 import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
@@ -33,8 +34,7 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
   const inverse = f32(1 / (options.temperature ?? 1));
   const fit = Math.max(1, Math.floor(logitBytes() / (stride * 4)));
   const block = fit >= h.rows ? h.rows : Math.max(64, fit - (fit % 64));
-  const parts: { first: number; count: number }[] = [];
-  for (let first = 0; first < h.rows; first += block) parts.push({ first, count: Math.min(block, h.rows - first) });
+  const parts = partsOf(h.rows, block);
   const { made, rows } = rowKernel('token_logprob', source, rowLanes());
   const kept = new Map<number, Tensor>();
   for (const { first, count } of parts) {
@@ -54,13 +54,33 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
         [count, lanes.each, vocabulary, stride / 4, inverse], lanes.grid);
       for (const { value, grad, firstRow } of slices) {
         const dz = logits.columnRange(firstRow, value.rows);
-        if (grad) matmul('tn', dz, h.rowRange(first, count), grad, { kind: 'add' });
-        matmul('nn', dz, value, gradient.rowRange(first, count), add || firstRow > 0 ? { kind: 'add' } : { kind: 'plain' });
+        for (const part of mirroredParts(dz, value)) {
+          const [rows, at] = [dz.rowRange(part.first, part.count), first + part.first];
+          if (grad) matmul('tn', rows, h.rowRange(at, part.count), grad, { kind: 'add' });
+          matmul('nn', rows, value, gradient.rowRange(at, part.count), add || firstRow > 0 ? { kind: 'add' } : { kind: 'plain' });
+        }
       }
       if (!kept.has(first)) release(logits);
     }
   });
   tape.done(...kept.values());
+}
+
+interface Part { first: number; count: number }
+
+const partsOf = (rows: number, block: number): Part[] =>
+  Array.from({ length: Math.ceil(rows / block) }, (_, i) => ({ first: i * block, count: Math.min(block, rows - i * block) }));
+
+/** Bytes of a gradient of logits of which a mirror may take as many again. */
+const SMALL_MIRROR = 8 << 20;
+/** Parts that a larger one is mirrored in at most, no smaller than the unembedding, which is read and added to for each of them. */
+const MOST_PARTS = 4;
+
+/** Rows of the gradient of logits dz whose products are done in turn, so that its mirror (see mirror.ts) takes a fraction of its memory. */
+function mirroredParts(dz: Tensor, unembedding: Tensor): Part[] {
+  const bytes = dz.rows * dz.stride * 4;
+  const parts = readsTextures() ? Math.min(MOST_PARTS, Math.ceil(bytes / Math.max(SMALL_MIRROR, unembedding.bytes))) : 1;
+  return partsOf(dz.rows, 64 * Math.ceil(dz.rows / parts / 64));
 }
 
 /** Logits h [M,C] · Wᵀ [M,V] for an unembedding of one or several slices. */
