@@ -60,6 +60,9 @@ interface Layout { length: number; decayCount: number; halfCount: number; storag
 /** From here on the nearest half is infinite. */
 const HALF_LIMIT = 65520;
 
+/** Numbers of a chunk of `length` that are read back at once, so that the copy on its way to the host takes little of the device's memory. */
+export const readAtOnce = (length: number): number => Math.min(length, Math.max(1 << 18, 128 * Math.ceil(length / 8 / 128)));
+
 /**
  * Parameters on the device, in flat chunks (as large as a binding may be), so that the optimiser, the gradient norm and the
  * moving average take one dispatch a chunk. The values are tfjs variables, where they are f32.
@@ -185,7 +188,9 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
   async save(flats: readonly Tensor[] = this.chunks.map((c) => c.values)): Promise<Map<string, Float32Array>> {
     const result = new Map(this.plan.map(({ name, shape }) => [name, new Float32Array(shape.reduce((x, y) => x * y, 1))]));
     for (const [chunk, flat] of flats.entries()) {
-      const host = await readFloats(flat);
+      const host = new Float32Array(flat.rows);
+      const part = readAtOnce(flat.rows);
+      for (let first = 0; first < flat.rows; first += part) host.set(await readFloats(flat.rowRange(first, Math.min(part, flat.rows - first))), first);
       for (const { name } of this.plan) {
         for (const place of this.locate(name)) if (place.chunk === chunk) unpack(result.get(name)!, host, place, false);
       }

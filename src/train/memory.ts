@@ -9,7 +9,7 @@ import { onPaper } from '../gpu/paper.ts';
 import { arena } from '../gpu/arena.ts';
 import { type PlaceShape, stepTextures } from '../gpu/mirror_texture.ts';
 import type { Decoder } from '../model/decoder.ts';
-import type { FlatParameters } from '../model/flat_parameters.ts';
+import { readAtOnce, type FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
 import { defaultMicroBatchTokens } from './micro_batches.ts';
 
@@ -31,7 +31,7 @@ export interface MemoryPlan {
 /**
  * Plans a run by recording it on paper: `make` makes what lasts as long as the run, `prepare` records the passes that will
  * run. So whatever a step takes is counted as it is taken: kinds of layers, adapters, dropout, recomputation, size classes.
- * @param saved what is read back for a checkpoint, a chunk at a time
+ * @param saved what is read back for a checkpoint, a part of a chunk at a time
  */
 export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void, saved: readonly FlatParameters[]): MemoryPlan {
   flush(); // what was uploaded so far has left its staging buffers
@@ -40,7 +40,7 @@ export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void
     const work = make();
     const lasting = present + memory.live;
     prepare(work);
-    const staging = Math.max(0, ...saved.flatMap(({ chunks }) => chunks.map(({ length }) => length * 4)));
+    const staging = Math.max(0, ...saved.flatMap(({ chunks }) => chunks.map(({ length }) => readAtOnce(length) * 4)));
     const { sizes: shared, most } = arena();
     const { shapes: textures, bytes } = stepTextures();
     return { bytes: present + memory.peak + bytes + shared.reduce((sum, size) => sum + size, 0) + staging, minimum: lasting + most, shared, textures };

@@ -73,13 +73,13 @@ const partsOf = (rows: number, block: number): Part[] =>
 
 /** Bytes of a gradient of logits of which a mirror may take as many again. */
 const SMALL_MIRROR = 8 << 20;
-/** Parts that a larger one is mirrored in at most, no smaller than the unembedding, which is read and added to for each of them. */
-const MOST_PARTS = 4;
+/** Parts that a larger one is mirrored in, unless they would be smaller than the unembedding, which is read and added to for each of them. */
+const PARTS = 4;
 
 /** Rows of the gradient of logits dz whose products are done in turn, so that its mirror (see mirror.ts) takes a fraction of its memory. */
 function mirroredParts(dz: Tensor, unembedding: Tensor): Part[] {
   const bytes = dz.rows * dz.stride * 4;
-  const parts = readsTextures() ? Math.min(MOST_PARTS, Math.ceil(bytes / Math.max(SMALL_MIRROR, unembedding.bytes))) : 1;
+  const parts = readsTextures() && bytes > SMALL_MIRROR ? Math.min(PARTS, Math.ceil(bytes / unembedding.bytes)) : 1;
   return partsOf(dz.rows, 64 * Math.ceil(dz.rows / parts / 64));
 }
 
