@@ -83,6 +83,13 @@ export class StepMirrors {
     return new Mirror(this.copyOf(tensor, panels).texture, Math.log2(panels.width));
   }
 
+  /** Whether a copy of a matrix in panels is at hand. */
+  hasPanels(tensor: Tensor): boolean {
+    const panels = panelsOf(tensor);
+    const { buffer, offset, bytes, storage } = tensor;
+    return panels !== undefined && this.inStep.some((copy) => copy.buffer === buffer && copy.panels !== undefined && holds(copy, offset, offset + bytes, storage, panels));
+  }
+
   private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
     const lasts = !isScratch(buffer) && !this.writes.has(buffer) && !(this.passing && bytes >= LARGE && buffer.size > SMALL_BUFFER);
     const whole = lasts && !panels && buffer.size <= SMALL_BUFFER;

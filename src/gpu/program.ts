@@ -273,6 +273,9 @@ export function mirrorInPanels(tensor: Tensor): Mirror {
   return mirrors.inPanels(tensor);
 }
 
+/** Whether the step that is being recorded has just read this matrix in panels, so that they need no copy. */
+export const isMirroredInPanels = (tensor: Tensor): boolean => mirrors?.hasPanels(tensor) ?? false;
+
 /** Adds a copy of a whole tensor to a mirror of its own (standingMirror) to the recorded step. */
 export function copyToMirror({ buffer, offset, bytes }: Tensor, { texture }: Mirror): void {
   if (!recording) throw new Error('copyToMirror outside a recorded step');

@@ -37,7 +37,7 @@ const CONFIGURATIONS: string[][] = [
   pretrain('gpt2', 'vocabulary', LARGE_VOCABULARY),
   pretrain('llama', 'deep', DEEP, '--hidden', '128'),
   pretrain('llama', 'deep-again', DEEP, '--hidden', '128', '--memory', '18M'),
-  pretrain('llama', 'deep-recomputed', DEEP, '--hidden', '128', '--memory', '7M'),
+  pretrain('llama', 'deep-recomputed', DEEP, '--hidden', '128', '--memory', '6M'),
   sft('sft', '--model', 'llama'),
   sft('sft-gpt2', '--model', 'gpt2', '--dropout', '0.1', '--eval-data', 'demonstrations.jsonl'),
   sft('sft-lora', '--model', 'llama', ...LORA),

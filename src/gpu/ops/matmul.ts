@@ -6,7 +6,7 @@ import { cpuLanes, gpu } from '../device.ts';
 import { kernel, type Kernel } from '../kernel.ts';
 import { readsTextures, type Mirror } from '../mirror.ts';
 import { fitPanels, mirrorWidth } from '../mirror_layout.ts';
-import { f32, launch, mirrorInPanels, mirrorOf } from '../program.ts';
+import { f32, isMirroredInPanels, launch, mirrorInPanels, mirrorOf } from '../program.ts';
 import { spread } from '../tape.ts';
 import type { Constants } from '../template.ts';
 import { persistent, release, scratch, type Tensor } from '../tensor.ts';
@@ -81,6 +81,14 @@ function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly numb
 }
 
 /**
+ * Which operands are read in panels (see mirror_layout.ts): those of weight gradients, which go down the rows of both; they take 15 % less time
+ * so. In other products they would gain nothing for a copy of each panel: weights are copied all at once, and A is read in panels
+ * where it has been laid out so for its weight's gradient.
+ */
+const whichInPanels = (mode: Mode, a: Tensor, b: Tensor): [boolean, boolean] =>
+  (mode === 'tn' ? [fitPanels(a, b), fitPanels(a, b)] : [isMirroredInPanels(a), false]);
+
+/**
  * C = op(A)·op(B) with a fused store (see kernels/matmul.wgsl). Shapes: C [M,N]; K is taken from A. C's padding columns
  * become zero. Bias is a vector of N; residual and preactivation have C's shape and stride.
  */
@@ -99,12 +107,12 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const mirrored = !onMatrixUnits && readsTextures();
   if (mode === 'tn' && !onMatrixUnits && !mirrored && splitMatmul(a, b, c, store, [m, n, k])) return;
   const constants = { MODE: mode, STORE: store.kind, ACT: 'act' in store ? store.act : '', COLUMNS: columns !== undefined };
-  const panels = mirrored && fitPanels(a, b);
-  const width = ({ storage }: Tensor): number => (panels ? 0 : mirrorWidth(storage));
+  const panels = mirrored ? whichInPanels(mode, a, b) : [];
+  const width = ({ storage }: Tensor, i: number): number => (panels[i] ? 0 : mirrorWidth(storage));
   const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
-    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: width(a), B_WIDTH: width(b) })
+    ? broadcast(constants, mode, [m, n, k], { A_WIDTH: width(a, 0), B_WIDTH: width(b, 1) })
     : tiled(constants, m, n));
-  const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map(panels ? mirrorInPanels : mirrorOf) : [a, b];
+  const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map((t, i) => (panels[i] ? mirrorInPanels : mirrorOf)(t)) : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);
