@@ -133,6 +133,9 @@ export class BatchTensors {
   /** [N,2] what names a token for dropout. */
   readonly keys: Tensor;
   private readonly tileCount: number;
+  /** All of them, one behind another in one buffer, so that a batch is one upload; and the host's copy. */
+  private readonly all: Tensor;
+  private readonly words: Uint32Array;
 
   /**
    * @param within tensors for batches at least as large, whose memory these share: batches run one after the other, and each is
@@ -140,28 +143,33 @@ export class BatchTensors {
    */
   constructor(readonly shape: BatchShape, config: ModelConfig, private readonly training: boolean, private readonly within?: BatchTensors) {
     const { tokens, picks, rows } = shape;
-    const part = (whole: Tensor | undefined, count: number, cols: number): Tensor =>
-      (whole ? new Tensor(whole.buffer, count, cols, cols) : persistent(count, cols, cols));
     const tile = attentionTile();
     // A row adds at most one unfilled tile; a row of padding does so only where its length is no multiple of a tile.
     const padLength = Math.min(PAD_ROW, config.context);
     const unfilled = padLength % tile === 0 ? 1 : Math.ceil(tokens / padLength);
     this.tileCount = Math.ceil(tokens / tile) + rows + unfilled;
-    const runs = (ids: number, whole: Occurrences | undefined): Occurrences | undefined =>
-      training ? { runs: part(whole?.runs, Math.min(tokens, ids), 4), order: part(whole?.order, tokens, 1) } : undefined;
-    const all = within?.tokens;
+    const runsOf = (ids: number): Size[] => (training ? [[Math.min(tokens, ids), 4], [tokens, 1]] : []);
+    const positionRuns = config.positions === 'learned' ? runsOf(config.context) : [];
+    const sizes: Size[] = [[tokens, 1], [tokens, 1], [this.tileCount, 4], [picks, 1], [tokens, 1], [picks, 1], [picks, 2], [tokens, 2],
+      ...runsOf(config.vocabSize), ...positionRuns];
+    const starts = startsOf(sizes);
+    const end = starts.at(-1)!;
+    this.all = within ? within.all.rowRange(0, end) : persistent(end, 1, 1);
+    this.words = within ? within.words.subarray(0, end) : new Uint32Array(end);
+    const part = (i: number): Tensor => new Tensor(this.all.buffer, ...sizes[i], sizes[i][1], 4 * starts[i]);
+    const occurrences = (i: number): Occurrences => ({ runs: part(i), order: part(i + 1) });
     this.tokens = {
-      ids: part(all?.ids, tokens, 1),
-      positions: part(all?.positions, tokens, 1),
-      tiles: part(all?.tiles, this.tileCount, 4),
-      idRuns: runs(config.vocabSize, all?.idRuns),
-      positionRuns: config.positions === 'learned' ? runs(config.context, all?.positionRuns) : undefined,
+      ids: part(0),
+      positions: part(1),
+      tiles: part(2),
+      idRuns: training ? occurrences(8) : undefined,
+      positionRuns: positionRuns.length > 0 ? occurrences(10) : undefined,
     };
-    this.index = part(within?.index, picks, 1);
-    this.inverse = part(within?.inverse, tokens, 1);
-    this.targets = part(within?.targets, picks, 1);
-    this.weights = part(within?.weights, picks, 2);
-    this.keys = part(within?.keys, tokens, 2);
+    this.index = part(3);
+    this.inverse = part(4);
+    this.targets = part(5);
+    this.weights = part(6);
+    this.keys = part(7);
   }
 
   /** Whether tensors for batches of a shape may lie within these. */
@@ -171,32 +179,42 @@ export class BatchTensors {
 
   /** Frees the device's memory, unless it is shared. */
   dispose(): void {
-    if (this.within) return;
-    const { tokens } = this;
-    const runs = [tokens.idRuns, tokens.positionRuns].flatMap((each) => (each ? [each.runs, each.order] : []));
-    destroy(tokens.ids, tokens.positions, tokens.tiles, ...runs, this.index, this.inverse, this.targets, this.weights, this.keys);
+    if (!this.within) destroy(this.all);
   }
 
   /** Uploads a batch of this shape, ordered before the next program that runs. */
   upload(batch: PackedBatch): void {
-    const { tokens } = this;
-    upload(tokens.ids, batch.ids);
-    upload(tokens.positions, batch.positions);
-    const tiles = new Uint32Array(this.tileCount * 4);
-    if (batch.tiles.length > tiles.length) throw new Error(`${batch.tiles.length / 4} attention tiles for ${this.tileCount}`);
-    tiles.set(batch.tiles);
-    upload(tokens.tiles, tiles);
-    upload(this.index, batch.index);
-    upload(this.targets, batch.targets);
-    upload(this.weights, batch.weights);
-    if (!this.training) return;
-    upload(this.inverse, batch.inverse);
-    upload(this.keys, batch.keys);
-    for (const [occurrences, keys] of [[tokens.idRuns, batch.ids], [tokens.positionRuns, batch.positions]] as const) {
-      if (!occurrences) continue;
-      const { runs, order } = occurrencesOf(keys, batch.tokens, occurrences.runs.rows);
-      upload(occurrences.runs, runs);
-      upload(occurrences.order, order);
+    const { tokens, words } = this;
+    if (batch.tiles.length > this.tileCount * 4) throw new Error(`${batch.tiles.length / 4} attention tiles for ${this.tileCount}`);
+    words.fill(0);
+    const put = ({ offset }: Tensor, values: Uint32Array | Float32Array): void =>
+      words.set(new Uint32Array(values.buffer, values.byteOffset, values.length), offset / 4);
+    put(tokens.ids, batch.ids);
+    put(tokens.positions, batch.positions);
+    put(tokens.tiles, batch.tiles);
+    put(this.index, batch.index);
+    put(this.targets, batch.targets);
+    put(this.weights, batch.weights);
+    if (this.training) {
+      put(this.inverse, batch.inverse);
+      put(this.keys, batch.keys);
+      for (const [occurrences, keys] of [[tokens.idRuns, batch.ids], [tokens.positionRuns, batch.positions]] as const) {
+        if (!occurrences) continue;
+        const { runs, order } = occurrencesOf(keys, batch.tokens, occurrences.runs.rows);
+        put(occurrences.runs, runs);
+        put(occurrences.order, order);
+      }
     }
+    upload(this.all, words);
   }
+}
+
+/** Rows and columns of a tensor. */
+type Size = [rows: number, cols: number];
+
+/** Words at which tensors of these sizes begin that lie one behind another, each on a binding boundary, and the end of the last. */
+function startsOf(sizes: readonly Size[]): number[] {
+  const starts = [0];
+  for (const [rows, cols] of sizes) starts.push(Math.ceil((starts.at(-1)! + rows * cols) / 64) * 64);
+  return starts;
 }

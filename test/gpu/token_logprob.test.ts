@@ -1,5 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { deviceMemory } from '../../src/gpu/memory.ts';
+import { readsTextures } from '../../src/gpu/mirror.ts';
 import { tokenLogprob } from '../../src/gpu/ops/token_logprob.ts';
 import { copy } from '../../src/gpu/program.ts';
 import { Tape } from '../../src/gpu/tape.ts';
@@ -105,6 +107,17 @@ test('logits of thousands lose nothing to overflow', () =>
     assertClose(got.stats, want.stats, variant, 1e-6, 1e-3);
     assert.ok([...got.dH, ...got.dW].every(Number.isFinite));
   }));
+
+test('a large gradient of logits is mirrored in parts: right, and with little memory beside it', async () => {
+  const given = make(290, 8000, 8, 92);
+  const before = deviceMemory().textures;
+  const [got, want] = [await run(given), expected(given)];
+  assertClose(got.dH, want.dH, 'dh', 5e-6, 1e-7);
+  assertClose(got.dW, want.dW, 'dW', 5e-6, 1e-7);
+  const logits = 290 * 8000 * 4;
+  const mirrors = deviceMemory().textures - before;
+  assert.ok(readsTextures() ? mirrors > logits / 8 && mirrors < 0.5 * logits : mirrors === 0, `${mirrors} bytes beside ${logits}`);
+});
 
 test('more logits than are kept in memory: done in turn, each row with the bits it has otherwise', async () => {
   const [V, C] = [131072, 4]; // 512 KiB of logits a row: 128 rows at once

@@ -50,20 +50,19 @@ function scatter(table: Parameter, occurrences: Occurrences | undefined, dx: Ten
  */
 export function occurrencesOf(ids: Uint32Array, count: number, capacity: number): { runs: Uint32Array; order: Uint32Array } {
   const order = new Uint32Array(ids.length);
-  const byId = new Map<number, number[]>();
-  for (let n = 0; n < count; n++) {
-    const list = byId.get(ids[n]);
-    if (list) list.push(n);
-    else byId.set(ids[n], [n]);
-  }
   const runs = new Uint32Array(capacity * 4);
-  let at = 0;
-  let run = 0;
-  for (const id of [...byId.keys()].sort((a, b) => a - b)) {
-    const list = byId.get(id)!;
-    runs.set([id, at, at + list.length], 4 * run++);
-    order.set(list, at);
-    at += list.length;
+  let largest = 0;
+  for (let n = 0; n < count; n++) largest = Math.max(largest, ids[n]);
+  const ends = new Uint32Array(largest + 1); // first how often each comes
+  for (let n = 0; n < count; n++) ends[ids[n]]++;
+  let [at, run] = [0, 0];
+  for (let id = 0; id <= largest; id++) {
+    const times = ends[id];
+    ends[id] = at;
+    if (times === 0) continue;
+    runs.set([id, at, at + times], 4 * run++);
+    at += times;
   }
+  for (let n = 0; n < count; n++) order[ends[ids[n]]++] = n;
   return { runs, order };
 }

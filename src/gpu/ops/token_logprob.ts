@@ -80,7 +80,7 @@ const PARTS = 4;
 function mirroredParts(dz: Tensor, unembedding: Tensor): Part[] {
   const bytes = dz.rows * dz.stride * 4;
   const parts = readsTextures() && bytes > SMALL_MIRROR ? Math.min(PARTS, Math.ceil(bytes / unembedding.bytes)) : 1;
-  return partsOf(dz.rows, 64 * Math.ceil(dz.rows / parts / 64));
+  return partsOf(dz.rows, 32 * Math.ceil(dz.rows / parts / 32)); // rows of a tile, which begin on binding boundaries
 }
 
 /** Logits h [M,C] · Wᵀ [M,V] for an unembedding of one or several slices. */
