@@ -8,6 +8,8 @@ export interface Timed { kernel: string; ms: number }
 export interface Observed {
   submits: number;
   dispatches: number;
+  /** Copies between buffers and to textures. */
+  copies: number;
   /** Bytes written from the host. */
   uploaded: number;
   /** Passes, or with `each` dispatches, in the order in which they ran; none where the device has no timestamps. */
@@ -22,7 +24,7 @@ const PER_SET = 2048; // pairs of timestamps in a query set of WebGPU's largest 
  */
 export async function observe(work: () => Promise<void>, { each }: { each: boolean }): Promise<Observed> {
   const { device, features } = gpu();
-  const observed: Observed = { submits: 0, dispatches: 0, uploaded: 0, times: [] };
+  const observed: Observed = { submits: 0, dispatches: 0, copies: 0, uploaded: 0, times: [] };
   const watch = features.has('timestamp-query') ? new Stopwatch(device) : undefined;
   flush(); // what is pending belongs to earlier work
   const { queue } = device;
@@ -57,8 +59,14 @@ export function byKernel(times: readonly Timed[], runs = 1): { kernel: string; m
 function observedEncoder(encoder: GPUCommandEncoder, observed: Observed, watch: Stopwatch | undefined, each: boolean): GPUCommandEncoder {
   const seen = {
     clearBuffer: (...args: Parameters<GPUCommandEncoder['clearBuffer']>) => encoder.clearBuffer(...args),
-    copyBufferToBuffer: (...args: [GPUBuffer, number, GPUBuffer, number, number]) => encoder.copyBufferToBuffer(...args),
-    copyBufferToTexture: (...args: Parameters<GPUCommandEncoder['copyBufferToTexture']>) => encoder.copyBufferToTexture(...args),
+    copyBufferToBuffer(...args: [GPUBuffer, number, GPUBuffer, number, number]) {
+      observed.copies++;
+      encoder.copyBufferToBuffer(...args);
+    },
+    copyBufferToTexture(...args: Parameters<GPUCommandEncoder['copyBufferToTexture']>) {
+      observed.copies++;
+      encoder.copyBufferToTexture(...args);
+    },
     finish() {
       observed.submits++;
       return encoder.finish();

@@ -70,7 +70,7 @@ function tableRow(line: Line): string {
     : line.episodes_per_second !== undefined ? `${line.episodes_per_second} episodes/s`
       : line.tokens_per_second !== undefined ? `${line.tokens_per_second} tokens/s`
         : line.gbytes_per_second !== undefined ? `${line.gbytes_per_second} GB/s` : '';
-  const device = line.gpu_ms === undefined ? '' : `  GPU ${line.gpu_ms} ms, ${line.dispatches} dispatches`;
+  const device = line.gpu_ms === undefined ? '' : `  GPU ${line.gpu_ms} ms, ${line.dispatches} dispatches, ${line.copies} copies`;
   const ratio = line.ratio === undefined ? '' : `  ${line.ratio} × as fast`;
   const parts = line.first_step_ready_ms === undefined ? '' : `  first step ready after ${line.first_step_ready_ms} ms`;
   const kernels = (line.kernels as { kernel: string; ms: number; share: number; dispatches: number }[] | undefined)?.slice(0, 8)

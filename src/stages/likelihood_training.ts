@@ -1,5 +1,5 @@
 import type { RunContext } from '../context.ts';
-import { clear, copy, record, type Program } from '../gpu/program.ts';
+import { copy, record, type Program } from '../gpu/program.ts';
 import { download, persistent, upload, vector, type Tensor } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import type { FlatParameters } from '../model/flat_parameters.ts';
@@ -8,6 +8,9 @@ import { likelihood, likelihoodSums, Passes, type Upcoming } from '../model/pass
 import { residualDropout } from '../model/residual_dropout.ts';
 import { microBatches, readingTokens, tokensOf } from '../train/micro_batches.ts';
 import { compileProgress } from '../train/session.ts';
+
+/** Sums before a step. */
+const NOTHING = new Float32Array(2 * 4);
 
 /**
  * Forward and backward passes of the negative log-likelihood, for supervised fine-tuning, pretraining, and the pretraining
@@ -22,7 +25,6 @@ export class LikelihoodTraining {
   private readonly evaluation: Passes<void>;
   /** Tokens of the largest training pass of those planned. */
   private largest = 0;
-  private reset?: Program;
 
   constructor(private readonly model: Model, private readonly options: { dropout: number; seed: number; microBatchTokens: number },
     context: RunContext) {
@@ -37,8 +39,7 @@ export class LikelihoodTraining {
    * Step numbers make the dropout masks.
    */
   async accumulate(step: number, rows: readonly PackRow[], more: readonly PackRow[] = [], weight = 1): Promise<void> {
-    this.reset ??= await record(() => clear(this.totals)).ready();
-    this.reset.run();
+    upload(this.totals, NOTHING);
     if (this.options.dropout > 0) upload(this.state, Uint32Array.of(this.options.seed, step));
     const counted = [...weighted(rows, 'weights', 1), ...weighted(more, 'weights2', weight)];
     for (const part of microBatches(counted, this.options.microBatchTokens)) {
@@ -67,9 +68,8 @@ export class LikelihoodTraining {
   /** Mean negative log-likelihood and accuracy over the counted tokens of rows. */
   async evaluate(rows: Iterable<PackRow>): Promise<{ loss: number; accuracy: number; tokens: number }> {
     let [loss, correct, tokens] = [0, 0, 0];
-    const reset = await record(() => clear(this.evalTotals)).ready();
     for (const part of this.evaluationParts(rows)) {
-      reset.run();
+      upload(this.evalTotals, NOTHING);
       await this.evaluation.run(packRows(weighted(part, 'weights', 1, 1), this.model.config));
       // Sums of a pass are added up in double precision here, so that the mean of many rows keeps its digits.
       const [sums] = await download(this.evalTotals);

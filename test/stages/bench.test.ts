@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { byKernel, observe } from '../../src/bench/observe.ts';
 import { matmul } from '../../src/gpu/ops/matmul.ts';
 import { addInto } from '../../src/gpu/tape.ts';
-import { clear, record } from '../../src/gpu/program.ts';
+import { clear, copy, record } from '../../src/gpu/program.ts';
 import { persistent, readFloats, upload, vector } from '../../src/gpu/tensor.ts';
 import { closeAfterTests, matrix, openForTests, seeded } from '../gpu/device.ts';
 import { prepareData } from '../crash/runs.ts';
@@ -30,15 +30,16 @@ function checkLine(line: Record<string, any>): void {
   assert.is(typeof line.adapter, 'string');
 }
 
-test('observed work gives the same results; its dispatches, submits, uploads and kernels are counted', async () => {
+test('observed work gives the same results; its dispatches, copies, submits, uploads and kernels are counted', async () => {
   const { normals } = seeded(5);
-  const [a, b, c, sum] = [matrix(normals(40 * 24), 24), matrix(normals(24 * 36), 36), persistent(40, 36), persistent(40, 36)];
+  const [a, b, c, sum, kept] = [matrix(normals(40 * 24), 24), matrix(normals(24 * 36), 36), persistent(40, 36), persistent(40, 36), persistent(40, 36)];
   const once = vector(8);
   const program = await record(() => {
     clear(sum);
     matmul('nn', a, b, c);
     addInto(sum, c);
     addInto(sum, c);
+    copy(sum, kept);
   }).ready();
   program.run();
   const expected = await readFloats(sum);
@@ -51,6 +52,7 @@ test('observed work gives the same results; its dispatches, submits, uploads and
     }, { each });
     assert.equal(await readFloats(sum), expected);
     assert.is(observed.dispatches, 6);
+    assert.is(observed.copies, 2, 'of the sum; what the product reads has not changed');
     assert.is(observed.submits, 2);
     assert.is(observed.uploaded, 32);
     if (observed.times.length === 0) continue; // a device without timestamps
