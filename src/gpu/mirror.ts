@@ -91,16 +91,19 @@ export class StepMirrors {
   }
 
   private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
-    const lasts = !isScratch(buffer) && !this.writes.has(buffer) && !(this.passing && bytes >= LARGE && buffer.size > SMALL_BUFFER);
+    const lastingOf = (first: number, last: number) =>
+      lasting.get(buffer)?.find((c) => c.texture.device === gpu().device && holds(c, first, last, storage, panels));
+    const wholeTexels = offset + bytes - (bytes % (4 * bytesOf(storage)));
+    const passes = this.passing && bytes >= LARGE && buffer.size > SMALL_BUFFER && !lastingOf(offset, wholeTexels);
+    const lasts = !isScratch(buffer) && !this.writes.has(buffer) && !passes;
     const whole = lasts && !panels && buffer.size <= SMALL_BUFFER;
     const start = whole ? 0 : offset;
-    const end = whole ? buffer.size : offset + bytes - (bytes % (4 * bytesOf(storage)));
+    const end = whole ? buffer.size : wholeTexels;
     const shape = panels ? panelShape(panels, storage) : shapeOf(end - start, storage);
     const copyInto = <T extends MirrorTexture | StepTexture>(texture: T): MirrorCopy<T> => ({ kind: 'mirror', texture, buffer, start, end, panels });
     if (lasts) {
-      const all = lasting.get(buffer) ?? [];
-      let copy = all.find((c) => c.texture.device === gpu().device && holds(c, offset, end, storage, panels));
-      if (!copy) lasting.set(buffer, [...all, (copy = copyInto(new MirrorTexture(shape, storage)))]);
+      let copy = lastingOf(offset, end);
+      if (!copy) lasting.set(buffer, [...lasting.get(buffer) ?? [], (copy = copyInto(new MirrorTexture(shape, storage)))]);
       this.read.add(copy);
       return copy;
     }

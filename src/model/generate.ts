@@ -128,7 +128,12 @@ export class Generator {
   prepare(prompts: readonly ArrayLike<number>[]): void {
     const rows = prompts.map((ids): PackRow => ({ ids, at: [ids.length - 1] }));
     for (const part of microBatches(rows, defaultMicroBatchTokens())) void this.prefillFor(shapeOf(part));
-    void this.step(rowsFor(prompts.length, this.options.slots));
+    void this.prepareStep(prompts.length);
+  }
+
+  /** Records the decoding step that answering so many prompts will run at first; resolves when its kernels are compiled. */
+  async prepareStep(prompts: number): Promise<void> {
+    await this.step(rowsFor(prompts, this.options.slots));
   }
 
   /** Frees what it has on the device, once what has been submitted is done with it. */

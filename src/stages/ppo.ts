@@ -95,8 +95,9 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   ];
   const passes = choosePasses(settings, [policy.decoder, value.decoder], (tokens) => planMemory(() => work(tokens), (made) => {
     const scorer = reward.model && new Scorer(reward.model, tokens);
-    prepare(passesOf(made, scorer, tokens));
+    // Decoding first: where its mirrors of large weights last, passes read them too.
     for (const rows of upcoming) made.generator.prepare(rows.map(({ ids }) => ids.subarray(0, ids.length - settings.maxNewTokens)));
+    prepare(passesOf(made, scorer, tokens));
     for (const optimizer of Object.values(made.optimizers)) void optimizer.ready();
   }, [trained.parameters, trainedValue.parameters]));
   const { microBatchTokens } = passes;
@@ -112,7 +113,8 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   if (reward.scorer) reward.scorer.budget = microBatchTokens;
   const made = work(microBatchTokens);
   const { generator, compared, advantages, optimizers, update } = made;
-  await reserve(passesOf(made, reward.scorer, microBatchTokens));
+  const decoding = generator.prepareStep(Math.min(settings.batchSize, total));
+  await Promise.all([decoding, reserve(passesOf(made, reward.scorer, microBatchTokens))]);
   await update.startAverage();
 
   const parts = [
