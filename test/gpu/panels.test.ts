@@ -2,9 +2,10 @@
 // wherever the matrix begins, and never an old copy.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { readsTextures } from '../../src/gpu/mirror.ts';
 import { fitPanels } from '../../src/gpu/mirror_layout.ts';
 import { matmul, type Mode } from '../../src/gpu/ops/matmul.ts';
-import { record } from '../../src/gpu/program.ts';
+import { copy, isMirroredInPanels, record } from '../../src/gpu/program.ts';
 import { destroy, persistent, readFloats, scratch, Tensor, upload, type Storage } from '../../src/gpu/tensor.ts';
 import { matmulOf } from '../../src/self_test/reference/matmul.ts';
 import { assertClose, closeAfterTests, halfTest, openForTests, seeded } from './device.ts';
@@ -47,6 +48,34 @@ for (const [storage, declare] of [['f32', test], ['f16', halfTest]] as const) {
       }
       assertClose(results[0], matmulOf(mode, a, b, m, n, k), mode, 2e-6);
       assert.equal(results[1], results[0]);
+    });
+  }
+}
+
+for (const [storage, declare] of [['f32', test], ['f16', halfTest]] as const) {
+  for (const mode of ['nn', 'nt'] as const) {
+    declare(`${storage} ${mode}: A that lies in panels for its weight's gradient gives the bits of A that does not`, async () => {
+      const [m, n, k] = [300, 132, 256];
+      const random = seeded(95);
+      const fine = (count: number): Float32Array => random.normals(count).map((x) => Math.round(x * 64) / 64);
+      const [a, b] = [fine(m * k), fine(k * n)];
+      const [A, B, x] = [matrix(a, m, k, true, storage), matrix(b, ...(mode === 'nt' ? [n, k] : [k, n]) as [number, number], true, storage), matrix(fine(m * 256), m, 256, true, storage)];
+      const [c, gradient] = [persistent(m, n), persistent(k, 256)];
+      const results: Float32Array[] = [];
+      for (const before of [false, true]) {
+        const program = await record(() => {
+          const dy = scratch(m, k, k, storage);
+          copy(A, dy);
+          if (before) matmul('tn', dy, x, gradient);
+          assert.is(isMirroredInPanels(dy), before && readsTextures());
+          matmul(mode, dy, B, c);
+        }).ready();
+        program.run();
+        results.push(await readFloats(c));
+      }
+      assertClose(results[0], matmulOf(mode, a, b, m, n, k), mode, 2e-6);
+      assert.equal(results[1], results[0]);
+      destroy(A, B, x, c, gradient);
     });
   }
 }
