@@ -72,7 +72,12 @@ export async function measure({ name, shape, prepare }: BenchCase, steps: number
     ...(bytes === undefined ? {} : { gbytes_per_second: round(bytes / ms / 1e6), bytes }),
     ...(counted.times.length > 0 ? { gpu_ms: round(total(counted.times) / observedRuns) } : {}),
     ...(host === undefined ? {} : { host_ms: round(host), host_us_per_dispatch: round((host * 1000) / dispatches) }),
-    ...(dispatches > 0 ? { dispatches, copies: Math.round(counted.copies / observedRuns), submits: counted.submits / observedRuns, uploaded_bytes: Math.round(counted.uploaded / observedRuns) } : {}),
+    ...(dispatches > 0 ? {
+      dispatches,
+      copies: Math.round(counted.copies / observedRuns),
+      submits: counted.submits / observedRuns,
+      uploaded_bytes: Math.round(counted.uploaded / observedRuns),
+    } : {}),
     ...await bench.more?.(),
   };
   if ((bench.kernels || bench.partOf) && counted.times.length > 0) Object.assign(line, await profiled(bench));

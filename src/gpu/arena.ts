@@ -55,8 +55,18 @@ const ORDERS: readonly ((a: Value, b: Value) => number)[] = [
   (a, b) => b.size - a.size || a.first - b.first,
 ];
 
-/** Times that all steps are planned into buffers that grow, at most. */
+/** Times that all steps are planned into memory that grows, at most. */
 const ROUNDS = 4;
+
+/**
+ * Plans all steps again and again, until a round changes nothing: then each step fits, in whichever order they are recorded for the device.
+ * @param round plans all of them once, and returns the bytes that this takes
+ */
+export function untilSettled(round: () => number): void {
+  let before = -1;
+  let now = 0;
+  for (let i = 0; now > before && i < ROUNDS; i++) [before, now] = [now, round()];
+}
 
 /**
  * The buffers of what lives only within a recorded step. Steps run one after the other, so all of them lie in the same few buffers; within a
@@ -97,12 +107,12 @@ export class Arena {
 
   private settle(): void {
     const steps = [...this.steps].sort((a, b) => b.most - a.most);
-    // Until a round changes nothing: then each step fits, in whichever order they are recorded for the device.
     const slabsFor = (how: { opened: number; order: number }, some: typeof steps): Slab[] => {
       const slabs: Slab[] = [];
-      for (let [round, before, now] = [0, -1, 0]; now > before && round < ROUNDS; [round, before, now] = [round + 1, now, bytesOf(slabs)]) {
+      untilSettled(() => {
         for (const { values } of some) fit(values, slabs, { fixed: 0, limit: this.limit, ...how });
-      }
+        return bytesOf(slabs);
+      });
       return slabs;
     };
     const tried = OPENED.flatMap((opened) => ORDERS.map((_, order) => ({ opened, order, bytes: bytesOf(slabsFor({ opened, order }, steps.slice(0, 1))) })));
@@ -113,13 +123,14 @@ export class Arena {
   private place(values: Value[]): void {
     const fixed = this.slabs.length;
     const how = { fixed, opened: OPENED[0], limit: this.limit };
-    const tried = ORDERS.map((_, order) => {
+    let best = { order: 0, bytes: Infinity };
+    for (const order of ORDERS.keys()) {
       const slabs = [...this.slabs];
       fit(values, slabs, { ...how, order });
-      return { order, bytes: bytesOf(slabs) };
-    });
-    const { order } = tried.reduce((best, each) => (each.bytes < best.bytes ? each : best));
-    fit(values, this.slabs, { ...how, order });
+      if (slabs.length === fixed) return; // nothing to add
+      if (bytesOf(slabs) < best.bytes) best = { order, bytes: bytesOf(slabs) };
+    }
+    fit(values, this.slabs, { ...how, order: best.order });
     for (const slab of this.slabs.slice(fixed)) slab.buffer = acquireBuffer(slab.size);
   }
 }

@@ -86,11 +86,16 @@ export class StepMirrors {
   /** Whether a copy of a matrix in panels is at hand. */
   hasPanels(tensor: Tensor): boolean {
     const panels = panelsOf(tensor);
-    const { buffer, offset, bytes, storage } = tensor;
-    return panels !== undefined && this.inStep.some((copy) => copy.buffer === buffer && copy.panels !== undefined && holds(copy, offset, offset + bytes, storage, panels));
+    return panels !== undefined && this.atHand(tensor, tensor.offset + tensor.bytes, panels) !== undefined;
   }
 
-  private copyOf({ buffer, offset, bytes, storage }: Tensor, panels?: Panels): MirrorCopy {
+  /** The copy of this step that holds a tensor's bytes up to `end`. */
+  private atHand({ buffer, offset, storage }: Tensor, end: number, panels: Panels | undefined): MirrorCopy<StepTexture> | undefined {
+    return this.inStep.find((copy) => copy.buffer === buffer && holds(copy, offset, end, storage, panels));
+  }
+
+  private copyOf(tensor: Tensor, panels?: Panels): MirrorCopy {
+    const { buffer, offset, bytes, storage } = tensor;
     const lastingOf = (first: number, last: number) =>
       lasting.get(buffer)?.find((c) => c.texture.device === gpu().device && holds(c, first, last, storage, panels));
     const wholeTexels = offset + bytes - (bytes % (4 * bytesOf(storage)));
@@ -107,7 +112,7 @@ export class StepMirrors {
       this.read.add(copy);
       return copy;
     }
-    let copy = this.inStep.find((c) => c.buffer === buffer && holds(c, offset, end, storage, panels));
+    let copy = this.atHand(tensor, end, panels);
     if (!copy) {
       if (this.inStep.length === KEPT) this.inStep.shift();
       this.inStep.push((copy = copyInto(new StepTexture(shape, storage))));

@@ -1,3 +1,4 @@
+import { untilSettled } from './arena.ts';
 import { isOpen } from './backend.ts';
 import { gpu, perDevice } from './device.ts';
 import { inSteps, mirrorWidth, type Panels, ROW_BYTES, type Shape } from './mirror_layout.ts';
@@ -82,9 +83,6 @@ export type PlaceShape = Pick<Place, 'shape' | 'storage'>;
 const bytesIn = ({ shape: { width, rows, layers = 1 }, storage }: PlaceShape): number => width * rows * layers * 4 * bytesOf(storage);
 const total = (places: readonly Place[]): number => places.reduce((sum, place) => sum + bytesIn(place), 0);
 
-/** Times that all steps are planned into textures that grow, at most. */
-const ROUNDS = 4;
-
 /**
  * The textures of what recorded steps copy in passing. Steps run one after the other, so all share them; within a step a texture holds one
  * mirror after another. Which holds which is planned when a step has been recorded, the largest mirror first.
@@ -101,11 +99,11 @@ export class StepTextures {
   /** The textures' shapes; on paper, those in which all steps recorded so far find room. */
   get shapes(): readonly PlaceShape[] {
     if (this.onPaper && this.settled < this.steps.length) {
-      // Until a round changes nothing: then each step fits, in whichever order they are recorded for the device.
       this.places = [];
-      for (let [round, before, now] = [0, -1, 0]; now > before && round < ROUNDS; [round, before, now] = [round + 1, now, total(this.places)]) {
+      untilSettled(() => {
         for (const mirrors of this.steps) this.fit(mirrors);
-      }
+        return total(this.places);
+      });
       this.settled = this.steps.length;
     }
     return this.places.map(({ shape, storage }) => ({ shape, storage }));

@@ -1,6 +1,6 @@
 import { attentionTiles } from '../gpu/ops/attention.ts';
 import { attentionTile } from '../gpu/ops/attention_forms.ts';
-import { occurrencesOf, type Occurrences } from '../gpu/ops/embedding.ts';
+import { occurrencesOf } from '../gpu/ops/embedding.ts';
 import { NONE } from '../gpu/ops/gather.ts';
 import { destroy, persistent, Tensor, upload } from '../gpu/tensor.ts';
 import type { ModelConfig } from './config.ts';
@@ -148,28 +148,41 @@ export class BatchTensors {
     const padLength = Math.min(PAD_ROW, config.context);
     const unfilled = padLength % tile === 0 ? 1 : Math.ceil(tokens / padLength);
     this.tileCount = Math.ceil(tokens / tile) + rows + unfilled;
-    const runsOf = (ids: number): Size[] => (training ? [[Math.min(tokens, ids), 4], [tokens, 1]] : []);
-    const positionRuns = config.positions === 'learned' ? runsOf(config.context) : [];
-    const sizes: Size[] = [[tokens, 1], [tokens, 1], [this.tileCount, 4], [picks, 1], [tokens, 1], [picks, 1], [picks, 2], [tokens, 2],
-      ...runsOf(config.vocabSize), ...positionRuns];
-    const starts = startsOf(sizes);
-    const end = starts.at(-1)!;
+    const learned = training && config.positions === 'learned';
+    const sizes = {
+      ids: [tokens, 1],
+      positions: [tokens, 1],
+      tiles: [this.tileCount, 4],
+      index: [picks, 1],
+      inverse: [tokens, 1],
+      targets: [picks, 1],
+      weights: [picks, 2],
+      keys: [tokens, 2],
+      idRuns: [training ? Math.min(tokens, config.vocabSize) : 0, 4],
+      idOrder: [training ? tokens : 0, 1],
+      positionRuns: [learned ? Math.min(tokens, config.context) : 0, 4],
+      positionOrder: [learned ? tokens : 0, 1],
+    } satisfies Record<string, Size>;
+    type Name = keyof typeof sizes;
+    const { starts, end } = oneBehindAnother<Name>(sizes);
     this.all = within ? within.all.rowRange(0, end) : persistent(end, 1, 1);
     this.words = within ? within.words.subarray(0, end) : new Uint32Array(end);
-    const part = (i: number): Tensor => new Tensor(this.all.buffer, ...sizes[i], sizes[i][1], 4 * starts[i]);
-    const occurrences = (i: number): Occurrences => ({ runs: part(i), order: part(i + 1) });
-    this.tokens = {
-      ids: part(0),
-      positions: part(1),
-      tiles: part(2),
-      idRuns: training ? occurrences(8) : undefined,
-      positionRuns: positionRuns.length > 0 ? occurrences(10) : undefined,
+    const part = (name: Name): Tensor => {
+      const [rows, cols] = sizes[name];
+      return new Tensor(this.all.buffer, rows, cols, cols, 4 * starts[name]);
     };
-    this.index = part(3);
-    this.inverse = part(4);
-    this.targets = part(5);
-    this.weights = part(6);
-    this.keys = part(7);
+    this.tokens = {
+      ids: part('ids'),
+      positions: part('positions'),
+      tiles: part('tiles'),
+      idRuns: training ? { runs: part('idRuns'), order: part('idOrder') } : undefined,
+      positionRuns: learned ? { runs: part('positionRuns'), order: part('positionOrder') } : undefined,
+    };
+    this.index = part('index');
+    this.inverse = part('inverse');
+    this.targets = part('targets');
+    this.weights = part('weights');
+    this.keys = part('keys');
   }
 
   /** Whether tensors for batches of a shape may lie within these. */
@@ -187,8 +200,10 @@ export class BatchTensors {
     const { tokens, words } = this;
     if (batch.tiles.length > this.tileCount * 4) throw new Error(`${batch.tiles.length / 4} attention tiles for ${this.tileCount}`);
     words.fill(0);
-    const put = ({ offset }: Tensor, values: Uint32Array | Float32Array): void =>
+    const put = ({ rows, cols, offset }: Tensor, values: Uint32Array | Float32Array): void => {
+      if (values.length > rows * cols) throw new Error(`${values.length} values for ${rows} × ${cols}`);
       words.set(new Uint32Array(values.buffer, values.byteOffset, values.length), offset / 4);
+    };
     put(tokens.ids, batch.ids);
     put(tokens.positions, batch.positions);
     put(tokens.tiles, batch.tiles);
@@ -212,9 +227,13 @@ export class BatchTensors {
 /** Rows and columns of a tensor. */
 type Size = [rows: number, cols: number];
 
-/** Words at which tensors of these sizes begin that lie one behind another, each on a binding boundary, and the end of the last. */
-function startsOf(sizes: readonly Size[]): number[] {
-  const starts = [0];
-  for (const [rows, cols] of sizes) starts.push(Math.ceil((starts.at(-1)! + rows * cols) / 64) * 64);
-  return starts;
+/** Words at which tensors of these sizes begin that lie one behind another, each on a binding boundary, and where the last one ends. */
+function oneBehindAnother<Name extends string>(sizes: Record<Name, Size>): { starts: Record<Name, number>; end: number } {
+  const starts = {} as Record<Name, number>;
+  let end = 0;
+  for (const [name, [rows, cols]] of Object.entries(sizes) as [Name, Size][]) {
+    starts[name] = end;
+    end = Math.ceil((end + rows * cols) / 64) * 64;
+  }
+  return { starts, end };
 }

@@ -7,7 +7,6 @@ import { TokenRows } from '../data/token_rows.ts';
 import { UsageError } from '../errors.ts';
 import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
 import { weightedSum } from '../gpu/ops/sums.ts';
-import { clear, record } from '../gpu/program.ts';
 import { persistent, stage, stagedAll, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import { loadModel, loadTokenizer } from '../model/load.ts';
@@ -101,7 +100,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
 
   const { totals, dropoutState, passes, optimizer, scorer } = work(budget);
   await reserve([{ passes, batches: parts(budget) }, scorer.upcoming(standard()), scorer.upcoming(evaluated())]);
-  const reset = await record(() => clear(totals)).ready();
+  const nothing = new Float32Array(totals.rows * totals.cols);
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
   const counts: number[] = []; // responses of each pass, in the order in which their scores are read
@@ -109,7 +108,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   const done = await runSteps('train-rm', {
     totalSteps: order.totalSteps,
     async submit(step) {
-      reset.run();
+      upload(totals, nothing);
       if (settings.dropout > 0) upload(dropoutState, Uint32Array.of(settings.seed, step));
       const batch = batchOf(step);
       const scored = batch.filter(hasStrictPair).length;

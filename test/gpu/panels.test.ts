@@ -32,7 +32,7 @@ async function product(mode: Mode, a: Tensor, b: Tensor, m: number, n: number): 
 
 for (const [storage, declare] of [['f32', test], ['f16', halfTest]] as const) {
   for (const mode of ['nn', 'nt', 'tn'] as const) {
-    declare(`${storage} ${mode}: operands in panels give the bits of others`, async () => {
+    declare(`${storage} ${mode}: operands that can lie in panels give the bits of others`, async () => {
       const [m, n, k] = [300, 260, 290]; // no multiple of a tile, of a panel or of a turn of the loop
       const random = seeded(91);
       const fine = (count: number): Float32Array => random.normals(count).map((x) => Math.round(x * 64) / 64); // exact in f16

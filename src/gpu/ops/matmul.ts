@@ -85,8 +85,11 @@ function broadcast(constants: Constants, mode: Mode, [rows, n, k]: readonly numb
  * so. In other products they would gain nothing for a copy of each panel: weights are copied all at once, and A is read in panels
  * where it has been laid out so for its weight's gradient.
  */
-const whichInPanels = (mode: Mode, a: Tensor, b: Tensor): [boolean, boolean] =>
-  (mode === 'tn' ? [fitPanels(a, b), fitPanels(a, b)] : [isMirroredInPanels(a), false]);
+function whichInPanels(mode: Mode, a: Tensor, b: Tensor): [boolean, boolean] {
+  if (mode !== 'tn') return [isMirroredInPanels(a), false];
+  const both = fitPanels(a, b);
+  return [both, both];
+}
 
 /**
  * C = op(A)·op(B) with a fused store (see kernels/matmul.wgsl). Shapes: C [M,N]; K is taken from A. C's padding columns
