@@ -53,6 +53,22 @@ export function loadModel(dir: string, options: LoadOptions = {}): Model {
   }
 }
 
+/**
+ * A loaded reward model once more on the same weights, for a value model's adapter: with a decoder that has none yet, and a gain of 1.
+ * `head` [C] is what `foldGain` makes of its head, for the adapter to begin with: the weights keep theirs.
+ */
+export function onSameWeights(model: Model): { model: Model; head: Float32Array } {
+  const folder = openModel(model.dir, { kind: 'reward' });
+  try {
+    const head = scaled(folder.read('score.weight'), folder.rewardGain);
+    const scale = persistent(2, 1, 1);
+    upload(scale, Float32Array.of(1, model.rewardBias));
+    return { model: { ...model, decoder: model.decoder.withoutAdapter(), rewardGain: 1, scale }, head };
+  } finally {
+    folder.close();
+  }
+}
+
 function assemble(folder: ModelFolder, weights: Weights, { gain, bias }: { gain: number; bias: number }): Model {
   const { dir, config, hfConfig } = folder;
   const scale = persistent(2, 1, 1);

@@ -23,8 +23,11 @@ export interface Trained {
 /** Whether loadModel is to make the weights trainable: not where an adapter will be trained on them. */
 export const trainsWeights = ({ loraRank }: Pick<TrainedSettings, 'loraRank'>): boolean => loraRank === 0;
 
-/** Prepares a loaded model for training as the settings ask. Throws UsageError for a target that names no matrix. */
-export function trainedPart(model: Model, settings: TrainedSettings): Trained {
+/**
+ * Prepares a loaded model for training as the settings ask. Throws UsageError for a target that names no matrix.
+ * @param head what an adapter's head begins with [C], where that is not the model's own
+ */
+export function trainedPart(model: Model, settings: TrainedSettings, head?: Float32Array): Trained {
   if (trainsWeights(settings)) {
     return {
       parameters: model.weights,
@@ -32,7 +35,7 @@ export function trainedPart(model: Model, settings: TrainedSettings): Trained {
       save: (dir, tokenizer, flats) => saveModel(dir, model, tokenizer, flats),
     };
   }
-  const lora = attachLora(model, { rank: settings.loraRank, alpha: settings.loraAlpha, targets: settings.loraTargets, seed: settings.seed });
+  const lora = attachLora(model, { rank: settings.loraRank, alpha: settings.loraAlpha, targets: settings.loraTargets, seed: settings.seed }, head);
   return {
     parameters: lora,
     flats: lora.chunks.map((c) => c.values),

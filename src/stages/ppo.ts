@@ -6,7 +6,7 @@ import { encodePrompt } from '../data/encode.ts';
 import { asPrompt } from '../data/rows.ts';
 import { Interrupted, RunError } from '../errors.ts';
 import { Generator } from '../model/generate.ts';
-import { checkReader, loadModel, loadTokenizer, type Model } from '../model/load.ts';
+import { checkReader, loadModel, loadTokenizer, onSameWeights, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
@@ -44,11 +44,13 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const prompts = await readPrompts(settings, tokenizer, policy, context);
   const mix = settings.gamma > 0 ? await pretrainingRows(settings.pretrain!, tokenizer, policy, settings, context) : undefined;
   const reward = await openReward(settings.reward!, tokenizer, context, settings.dtype);
-  const value = loadModel(settings.value ?? settings.policy!, { dtype: settings.dtype, trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'zeros' } });
-  const trainedValue = trainedPart(value, settings);
-  // With an adapter, the reference is the policy with the adapter off: one copy of the weights.
-  const shared = !trainsWeights(settings) && settings.reference === settings.policy;
-  const reference = shared ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { dtype: settings.dtype, kind: 'lm' });
+  // With adapters, the reference is the policy without its adapter, and the reward model the value model without its own: each pair on
+  // one copy of the weights.
+  const adapted = !trainsWeights(settings);
+  const { model: value, head } = adapted && reward.model && settings.value === settings.reward ? onSameWeights(reward.model)
+    : { model: loadModel(settings.value ?? settings.policy!, { dtype: settings.dtype, trainable: !adapted, foldGain: true, newHead: { kind: 'zeros' } }) };
+  const trainedValue = trainedPart(value, settings, head);
+  const reference = adapted && settings.reference === settings.policy ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { dtype: settings.dtype, kind: 'lm' });
 
   const total = settings.episodes ?? prompts.rows.length;
   const iterations = Math.ceil(total / settings.batchSize);

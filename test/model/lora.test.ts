@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -10,9 +10,10 @@ import { clear, runOnce } from '../../src/gpu/program.ts';
 import { persistent, readFloats } from '../../src/gpu/tensor.ts';
 import { packRows, type PackRow } from '../../src/model/batch.ts';
 import type { PlannedTensor } from '../../src/model/config.ts';
-import { loadModel, type Model } from '../../src/model/load.ts';
+import { loadModel, onSameWeights, type Model } from '../../src/model/load.ts';
 import { attachLora, detachLora, LoraWeights, mergeLora, saveLora } from '../../src/model/lora.ts';
 import { likelihood, Passes } from '../../src/model/passes.ts';
+import { Scorer } from '../../src/stages/judge.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { MODELS, temporaryFolder } from '../files/temporary.ts';
 import { assertClose, closeAfterTests, fixture, openForTests, seeded } from '../gpu/device.ts';
@@ -148,6 +149,33 @@ test('a fresh adapter changes no bit, and taking it off gives the weights alone'
     assert.equal((await likelihoodPass(reference, rows, false)).logprobs, plain.logprobs);
     detachLora(model);
     assert.equal((await likelihoodPass(model, rows, false)).logprobs, plain.logprobs);
+  }
+});
+
+test('a value model on the reward model\'s weights: begins as one of its own would, and leaves the rewards as they are', async () => {
+  const rows = [[5, 9, 12, 7], [3, 4], [8, 8, 1]];
+  const settings = { rank: 4, alpha: 8, targets: ['all-linear'], seed: 1 };
+  for (const name of ['llama-rm-tiny', 'gpt2-rm-tiny']) {
+    const folder = join(dir, `${name}-gain`);
+    cpSync(join(MODELS, name), folder, { recursive: true });
+    const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as Record<string, unknown>;
+    writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, rlhf: { reward_gain: 2.7, reward_bias: -0.4 } }));
+    const reward = loadModel(folder, { kind: 'reward' });
+    const rewards = await new Scorer(reward).scores(rows);
+    const own = loadModel(folder, { kind: 'reward', foldGain: true });
+    const ownAdapter = attachLora(own, settings);
+    const { model: value, head } = onSameWeights(reward);
+    const adapter = attachLora(value, settings, head);
+    assert.is(value.weights, reward.weights);
+    assert.equal([...await adapter.save()], [...await ownAdapter.save()]);
+    assert.equal(await new Scorer(value).scores(rows), await new Scorer(own).scores(rows));
+    const values = drawn(adapter, 9);
+    adapter.load((tensor) => values.get(tensor) ?? head);
+    assert.not.equal(await new Scorer(value).scores(rows), await new Scorer(own).scores(rows));
+    assert.equal(await new Scorer(reward).scores(rows), rewards);
+    await saveLora(`${folder}-adapter`, value, adapter, folder);
+    const again = loadModel(`${folder}-adapter`, { kind: 'reward' });
+    assertClose(await new Scorer(again).scores(rows), await new Scorer(value).scores(rows), name);
   }
 });
 
