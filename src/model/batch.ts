@@ -92,34 +92,47 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
   let n = 0;
   let m = 0;
   for (const row of rows) {
-    for (let i = 0; i < row.ids.length; i++) {
-      ids[n + i] = row.ids[i];
-      keys[2 * (n + i)] = row.key ?? 0;
-      keys[2 * (n + i) + 1] = i;
+    const { at, key = 0 } = row;
+    ids.set(row.ids, n);
+    for (let i = 0, k = 2 * n; i < row.ids.length; i++, k += 2) {
+      keys[k] = key;
+      keys[k + 1] = i;
     }
     for (const [start, length] of row.segments ?? [[0, row.ids.length]]) {
       if (length === 0) continue;
       if (length > config.context) throw new Error(`a row of ${length} tokens for a context of ${config.context}`);
       spans.push({ first: n + start, length });
-      for (let i = 0; i < length; i++) positions[n + start + i] = i;
+      count(positions, n + start, length);
     }
     firstPick.push(m);
-    for (let i = 0; i < row.at.length; i++, m++) {
-      index[m] = n + row.at[i];
-      inverse[n + row.at[i]] = m;
-      targets[m] = row.targets?.[i] ?? 0;
-      weights[2 * m] = row.weights?.[i] ?? 0;
-      weights[2 * m + 1] = row.weights2?.[i] ?? 0;
+    for (let i = 0; i < at.length; i++) {
+      const token = n + at[i];
+      index[m + i] = token;
+      inverse[token] = m + i;
     }
+    if (row.targets) targets.set(row.targets, m);
+    if (row.weights) everySecond(weights, 2 * m, row.weights);
+    if (row.weights2) everySecond(weights, 2 * m + 1, row.weights2);
+    m += at.length;
     n += row.ids.length;
   }
   const padLength = Math.min(PAD_ROW, config.context);
   for (let at = n; at < shape.tokens; at += padLength) {
     const length = Math.min(padLength, shape.tokens - at);
     spans.push({ first: at, length });
-    for (let i = 0; i < length; i++) positions[at + i] = i;
+    count(positions, at, length);
   }
   return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, keys, firstPick };
+}
+
+/** Writes 0, 1, … from `first` on. */
+function count(into: Uint32Array, first: number, length: number): void {
+  for (let i = 0; i < length; i++) into[first + i] = i;
+}
+
+/** Writes values to every second place from `first` on. */
+function everySecond(into: Float32Array, first: number, values: ArrayLike<number>): void {
+  for (let i = 0; i < values.length; i++) into[first + 2 * i] = values[i];
 }
 
 /** The device tensors that a batch of one shape is uploaded to. */

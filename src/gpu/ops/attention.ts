@@ -22,7 +22,7 @@ export function attentionTiles(rows: readonly { first: number; length: number }[
   for (const { first, length } of rows) {
     for (let q = 0; q < length; q += each) tiles.push(first, length, q, 0);
   }
-  return Uint32Array.from(tiles);
+  return new Uint32Array(tiles);
 }
 
 /** How long rows may be for what is told of attention's work; how long they are is known when the recorded step runs. */
