@@ -102,7 +102,7 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
       if (length === 0) continue;
       if (length > config.context) throw new Error(`a row of ${length} tokens for a context of ${config.context}`);
       spans.push({ first: n + start, length });
-      count(positions, n + start, length);
+      countUp(positions, n + start, length);
     }
     firstPick.push(m);
     for (let i = 0; i < at.length; i++) {
@@ -120,13 +120,13 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
   for (let at = n; at < shape.tokens; at += padLength) {
     const length = Math.min(padLength, shape.tokens - at);
     spans.push({ first: at, length });
-    count(positions, at, length);
+    countUp(positions, at, length);
   }
   return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, keys, firstPick };
 }
 
 /** Writes 0, 1, … from `first` on. */
-function count(into: Uint32Array, first: number, length: number): void {
+function countUp(into: Uint32Array, first: number, length: number): void {
   for (let i = 0; i < length; i++) into[first + i] = i;
 }
 

@@ -55,7 +55,7 @@ export function loadModel(dir: string, options: LoadOptions = {}): Model {
 
 /**
  * A loaded reward model once more on the same weights, for a value model's adapter: with a decoder that has none yet, and a gain of 1.
- * `head` [C] is what `foldGain` makes of its head, for the adapter to begin with: the weights keep theirs.
+ * `head` [C] is what `foldGain` makes of its head, to be uploaded to the adapter's: the weights keep theirs.
  */
 export function onSameWeights(model: Model): { model: Model; head: Float32Array } {
   const folder = openModel(model.dir, { kind: 'reward' });

@@ -48,11 +48,8 @@ export class LoraWeights extends FlatParameters implements Adapter {
   readonly alpha: number;
   private readonly updates = new Map<string, LowRank>();
 
-  /**
-   * @param head what the head begins with [C], where that is not the weights' own
-   * @throws UsageError for a target that names no matrix
-   */
-  constructor(weights: Weights, settings: LoraSettings, head?: Float32Array) {
+  /** @throws UsageError for a target that names no matrix */
+  constructor(weights: Weights, settings: LoraSettings) {
     const { rank, alpha } = settings;
     const targets = settings.targets ?? DEFAULT_TARGETS[weights.config.family];
     const fused = fusedTargets(weights, targets);
@@ -70,9 +67,9 @@ export class LoraWeights extends FlatParameters implements Adapter {
         ...(whole ? {} : { blocks: { rank, rows: members.map((m) => [m.firstRow, m.firstRow + m.rows] as const) } }),
       });
     }
-    this.initialise(settings.seed, head);
+    this.initialise(settings.seed);
     const [own, base] = [this.find('score.weight'), weights.find('score.weight')];
-    if (own && base && !head) copyNow(base.value, own.value);
+    if (own && base) copyNow(base.value, own.value);
   }
 
   update(key: string): LowRank | undefined {
@@ -85,11 +82,10 @@ export class LoraWeights extends FlatParameters implements Adapter {
   }
 
   /** A uniform in ±1/√in, which is PEFT's kaiming_uniform with a = √5; B zero: the model is the same at first. */
-  private initialise(seed: number, head?: Float32Array): void {
+  private initialise(seed: number): void {
     const index = new Map(this.plan.map(({ name }, i) => [name, i]));
     const shapes = new Map(this.plan.map(({ name, shape }) => [name, shape]));
     this.load((name) => {
-      if (head && name === ADAPTER_SCORE) return head;
       const shape = shapes.get(name)!;
       const values = new Float32Array(shape[0] * shape[1]);
       if (!name.endsWith('.lora_A.weight')) return values;
@@ -162,11 +158,10 @@ function modulesOf(fused: Fused[]): string[] {
 /**
  * Puts a fresh adapter on a loaded model, whose own weights stay as they are (load it without `trainable`). It takes part
  * in every pass recorded from now on; `model.decoder.withoutAdapter()` is the model without it, on the same weights.
- * @param head what the adapter's head begins with [C], where that is not the weights' own
  * @throws UsageError for a target that names no matrix
  */
-export function attachLora(model: Pick<Model, 'decoder' | 'weights'>, settings: LoraSettings, head?: Float32Array): LoraWeights {
-  const lora = new LoraWeights(model.weights, settings, head);
+export function attachLora(model: Pick<Model, 'decoder' | 'weights'>, settings: LoraSettings): LoraWeights {
+  const lora = new LoraWeights(model.weights, settings);
   model.decoder.adapter = lora;
   return lora;
 }

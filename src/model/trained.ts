@@ -23,11 +23,8 @@ export interface Trained {
 /** Whether loadModel is to make the weights trainable: not where an adapter will be trained on them. */
 export const trainsWeights = ({ loraRank }: Pick<TrainedSettings, 'loraRank'>): boolean => loraRank === 0;
 
-/**
- * Prepares a loaded model for training as the settings ask. Throws UsageError for a target that names no matrix.
- * @param head what an adapter's head begins with [C], where that is not the model's own
- */
-export function trainedPart(model: Model, settings: TrainedSettings, head?: Float32Array): Trained {
+/** Prepares a loaded model for training as the settings ask. Throws UsageError for a target that names no matrix. */
+export function trainedPart(model: Model, settings: TrainedSettings): Trained {
   if (trainsWeights(settings)) {
     return {
       parameters: model.weights,
@@ -35,7 +32,7 @@ export function trainedPart(model: Model, settings: TrainedSettings, head?: Floa
       save: (dir, tokenizer, flats) => saveModel(dir, model, tokenizer, flats),
     };
   }
-  const lora = attachLora(model, { rank: settings.loraRank, alpha: settings.loraAlpha, targets: settings.loraTargets, seed: settings.seed }, head);
+  const lora = attachLora(model, { rank: settings.loraRank, alpha: settings.loraAlpha, targets: settings.loraTargets, seed: settings.seed });
   return {
     parameters: lora,
     flats: lora.chunks.map((c) => c.values),

@@ -5,6 +5,7 @@ import { collectRows, hashesOf, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import { asPrompt } from '../data/rows.ts';
 import { Interrupted, RunError } from '../errors.ts';
+import { upload } from '../gpu/tensor.ts';
 import { Generator } from '../model/generate.ts';
 import { checkReader, loadModel, loadTokenizer, onSameWeights, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
@@ -47,10 +48,13 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   // With adapters, the reference is the policy without its adapter, and the reward model the value model without its own: each pair on
   // one copy of the weights.
   const adapted = !trainsWeights(settings);
-  const { model: value, head } = adapted && reward.model && settings.value === settings.reward ? onSameWeights(reward.model)
-    : { model: loadModel(settings.value ?? settings.policy!, { dtype: settings.dtype, trainable: !adapted, foldGain: true, newHead: { kind: 'zeros' } }) };
-  const trainedValue = trainedPart(value, settings, head);
-  const reference = adapted && settings.reference === settings.policy ? { ...policy, decoder: policy.decoder.withoutAdapter() } : loadModel(settings.reference, { dtype: settings.dtype, kind: 'lm' });
+  const twin = adapted && reward.model && settings.value === settings.reward ? onSameWeights(reward.model) : undefined;
+  const value = twin?.model
+    ?? loadModel(settings.value ?? settings.policy!, { dtype: settings.dtype, trainable: !adapted, foldGain: true, newHead: { kind: 'zeros' } });
+  const trainedValue = trainedPart(value, settings);
+  if (twin) upload(trainedValue.parameters.get('score.weight').value, twin.head);
+  const reference = adapted && settings.reference === settings.policy ? { ...policy, decoder: policy.decoder.withoutAdapter() }
+    : loadModel(settings.reference, { dtype: settings.dtype, kind: 'lm' });
 
   const total = settings.episodes ?? prompts.rows.length;
   const iterations = Math.ceil(total / settings.batchSize);

@@ -7,7 +7,7 @@ import { adapterTensorName, addUpdate, outIn, type LowRankUpdate } from '../../s
 import { openModel, writeModel } from '../../src/files/model_folder.ts';
 import { openSafetensors } from '../../src/files/safetensors.ts';
 import { clear, runOnce } from '../../src/gpu/program.ts';
-import { persistent, readFloats } from '../../src/gpu/tensor.ts';
+import { persistent, readFloats, upload } from '../../src/gpu/tensor.ts';
 import { packRows, type PackRow } from '../../src/model/batch.ts';
 import type { PlannedTensor } from '../../src/model/config.ts';
 import { loadModel, onSameWeights, type Model } from '../../src/model/load.ts';
@@ -165,7 +165,8 @@ test('a value model on the reward model\'s weights: begins as one of its own wou
     const own = loadModel(folder, { kind: 'reward', foldGain: true });
     const ownAdapter = attachLora(own, settings);
     const { model: value, head } = onSameWeights(reward);
-    const adapter = attachLora(value, settings, head);
+    const adapter = attachLora(value, settings);
+    upload(adapter.get('score.weight').value, head);
     assert.is(value.weights, reward.weights);
     assert.equal([...await adapter.save()], [...await ownAdapter.save()]);
     assert.equal(await new Scorer(value).scores(rows), await new Scorer(own).scores(rows));
