@@ -96,7 +96,7 @@ export function openAdapter(dir: string): AdapterFolder {
   try {
     const read = (name: string, from?: number, count?: number): Float32Array => {
       const values = source.read(name, from, count);
-      checkFinite(values, name, source.path);
+      checkFinite(values, name, source.path, from);
       return values;
     };
     return {
@@ -237,7 +237,7 @@ function merged(
       const update = tensor.kind === 'vector' ? undefined : adapter.update(tensor);
       if (update) {
         addUpdate(values, from, tensor, update);
-        checkFinite(values, name, dir);
+        checkFinite(values, name, dir, from);
       }
       return values;
     },

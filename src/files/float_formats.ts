@@ -68,9 +68,3 @@ export function firstNonFinite(values: Float32Array): number {
   }
   return -1;
 }
-
-/** Name of the first tensor that holds NaN or an infinity. */
-export function brokenTensor(tensors: ReadonlyMap<string, Float32Array>): string | undefined {
-  for (const [name, values] of tensors) if (firstNonFinite(values) >= 0) return name;
-  return undefined;
-}

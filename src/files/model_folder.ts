@@ -89,7 +89,7 @@ export function openModel(dir: string, { kind = 'any' }: { kind?: Head | 'any' }
         const storedName = stored.get(name);
         if (storedName === undefined) throw new Error(`${name} is no tensor of this model`);
         const values = source.read(storedName, from, count);
-        checkFinite(values, storedName, source.fileOf(storedName));
+        checkFinite(values, storedName, source.fileOf(storedName), from);
         if (twin && name === embedding) checkTwin(values, source, from, count);
         return values;
       },

@@ -72,10 +72,13 @@ export function openSafetensors(path: string): TensorSource {
   }
 }
 
-/** @throws UsageError naming file and tensor where a value is NaN or infinite */
-export function checkFinite(values: Float32Array, name: string, path: string): void {
+/**
+ * @param from index of the first of the values in its tensor
+ * @throws UsageError naming file and tensor where a value is NaN or infinite
+ */
+export function checkFinite(values: Float32Array, name: string, path: string, from = 0): void {
   const at = firstNonFinite(values);
-  if (at >= 0) throw new UsageError(`${path}: tensor ${show(name)} has the value ${values[at]} at index ${at}`);
+  if (at >= 0) throw new UsageError(`${path}: tensor ${show(name)} has the value ${values[at]} at index ${from + at}`);
 }
 
 class SafetensorsFile implements TensorSource {

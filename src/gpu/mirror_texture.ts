@@ -25,7 +25,9 @@ export class MirrorTexture {
   constructor(readonly shape: Shape, readonly storage: Storage) {
     const { width, rows, layers } = shape;
     const format = storage === 'f16' ? 'rgba16float' : 'rgba32float';
-    this.texture = this.device.createTexture({ label: 'mirror', size: [width, rows, layers ?? 1], format, usage: 0x8 | 0x2 }); // STORAGE_BINDING | COPY_DST
+    // STORAGE_BINDING, COPY_DST and, though nothing is drawn, RENDER_ATTACHMENT: without it Dawn clears a texture that no copy fills
+    // (see SKEW_BYTES) from a buffer of zeros as large as the texture, which it keeps until the next wait.
+    this.texture = this.device.createTexture({ label: 'mirror', size: [width, rows, layers ?? 1], format, usage: 0x8 | 0x2 | 0x10 });
     this.view = this.texture.createView({ dimension: layers === undefined ? '2d' : '2d-array' });
   }
 

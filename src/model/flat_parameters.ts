@@ -1,8 +1,8 @@
 import { RunError, UsageError } from '../errors.ts';
-import { bufferOf, isOpen, tf } from '../gpu/backend.ts';
+import { firstNonFinite } from '../files/float_formats.ts';
+import { isOpen, tf } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
 import type { Parameter } from '../gpu/tape.ts';
-import { freeMirror } from '../gpu/mirror.ts';
 import { bytesOf, destroy, persistent, readFloats, Tensor, upload, type Storage } from '../gpu/tensor.ts';
 
 /** One tensor as it is stored and named in files and optimiser state. */
@@ -60,8 +60,13 @@ interface Layout { length: number; decayCount: number; halfCount: number; storag
 /** From here on the nearest half is infinite. */
 const HALF_LIMIT = 65520;
 
-/** Numbers of a chunk of `length` that are read back at once, so that the copy on its way to the host takes little of the device's memory. */
-export const readAtOnce = (length: number): number => Math.min(length, Math.max(1 << 18, 128 * Math.ceil(length / 8 / 128)));
+/** The most numbers of a chunk that are copied to or from the host at once: 16 MB, enough that no time is lost between two copies. */
+const COPIED_AT_ONCE = 1 << 22;
+
+/** Numbers of a chunk of `length` that are read back at once: few MB, so that the copy on its way to the host takes little of the device's memory. */
+export const readAtOnce = (length: number): number => Math.min(length, COPIED_AT_ONCE, Math.max(1 << 18, 128 * Math.ceil(length / 8 / 128)));
+/** Such parts that stay on the host: matrices, norms and their neighbours in files lie apart on the device. */
+const PARTS_KEPT = 3;
 
 /**
  * Parameters on the device, in flat chunks (as large as a binding may be), so that the optimiser, the gradient norm and the
@@ -130,10 +135,11 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
   }
 
   private variable(length: number): Tensor {
-    if (!isOpen(gpu().device)) return persistent(length, 1, 1); // on paper
-    const variable = tf.variable(tf.zeros([length]), false);
-    this.variables.push(variable);
-    return new Tensor(bufferOf(variable), length, 1, 1);
+    const values = persistent(length, 1, 1);
+    if (!isOpen(gpu().device)) return values; // on paper
+    const { buffer } = values;
+    this.variables.push(tf.variable(tf.tensor({ buffer, zeroCopy: true }, [length], 'float32'), false));
+    return values;
   }
 
   /** Bytes that the values, their f16 copies and the gradients take on the device. */
@@ -164,38 +170,101 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
     return places;
   }
 
+  /** As `fill`, from whole tensors: `read` is asked for each once, or once for each chunk that holds rows of it. */
+  load(read: (name: string) => Float32Array, flats?: readonly Tensor[]): void {
+    let last: { name?: string; values: Float32Array } = { values: new Float32Array(0) };
+    this.fill((name, from, count) => {
+      if (last.name !== name) last = { name, values: read(name) };
+      return last.values.subarray(from, from + count);
+    }, flats);
+  }
+
   /**
-   * Fills every tensor (of the values, or of flats laid out like them) from `read`: planned shapes, without padding. Throws
-   * UsageError where a value exceeds f16 that is to be stored so.
+   * Fills every tensor (of the values, or of flats laid out like them) a few MB at a time, from `read`: `count` numbers of a tensor
+   * from its number `from` on, without padding. Throws UsageError where a value exceeds f16 that is to be stored so.
    */
-  load(read: (name: string) => Float32Array, flats: readonly Tensor[] = this.chunks.map((c) => c.values)): void {
+  fill(read: (name: string, from: number, count: number) => Float32Array, flats: readonly Tensor[] = this.chunks.map((c) => c.values)): void {
+    const host = new Float32Array(Math.min(COPIED_AT_ONCE, Math.max(0, ...this.chunks.map(({ length }) => length))));
     for (const [chunk, { values: own, half, length }] of this.chunks.entries()) {
       const halved = flats[chunk] !== own ? 0 : own.storage === 'f16' ? length : half?.rows ?? 0;
-      const flat = new Float32Array(length);
-      for (const { name } of this.plan) {
-        const places = this.locate(name).filter((place) => place.chunk === chunk);
-        if (places.length === 0) continue;
-        const values = read(name);
-        if (places[0].offset < halved) checkRange(name, values);
-        for (const place of places) unpack(values, flat, place, true);
+      const held = this.plan.flatMap(({ name }) => this.locate(name).filter((place) => place.chunk === chunk).map((place) => ({ name, place })));
+      for (let first = 0; first < length; first += host.length) {
+        const part = host.subarray(0, Math.min(host.length, length - first)).fill(0);
+        for (const { name, place } of held) {
+          const begin = numbersBefore(place, first);
+          const end = numbersBefore(place, first + part.length);
+          if (begin === end) continue;
+          const values = read(name, begin, end - begin);
+          if (place.offset < halved) checkRange(name, values);
+          copyRows(values, begin, part, { ...place, offset: place.offset - first }, true);
+        }
+        upload(flats[chunk].rowRange(first, part.length), part);
+        const halves = half && flats[chunk] === own ? Math.min(part.length, half.rows - first) : 0;
+        if (halves > 0) upload(half!.rowRange(first, halves), part.subarray(0, halves));
       }
-      upload(flats[chunk], flat);
-      if (half && flats[chunk] === own) upload(half, flat.subarray(0, half.rows));
     }
   }
 
-  /** Reads tensors of one kind (the values, gradients, or optimiser moments laid out like them) back under their names. */
-  async save(flats: readonly Tensor[] = this.chunks.map((c) => c.values)): Promise<Map<string, Float32Array>> {
-    const result = new Map(this.plan.map(({ name, shape }) => [name, new Float32Array(shape.reduce((x, y) => x * y, 1))]));
-    for (const [chunk, flat] of flats.entries()) {
-      const host = new Float32Array(flat.rows);
-      const part = readAtOnce(flat.rows);
-      for (let first = 0; first < flat.rows; first += part) host.set(await readFloats(flat.rowRange(first, Math.min(part, flat.rows - first))), first);
-      for (const { name } of this.plan) {
-        for (const place of this.locate(name)) if (place.chunk === chunk) unpack(result.get(name)!, host, place, false);
+  /**
+   * A function that reads one tensor of one kind (the values, gradients, or optimiser moments laid out like them) back from the device. They
+   * come in parts of chunks, of which the last few stay on the host for the tensors beside: those that are read must not change meanwhile.
+   */
+  reader(flats: readonly Tensor[] = this.chunks.map((c) => c.values)): (name: string) => Promise<Float32Array> {
+    const shapes = new Map(this.plan.map(({ name, shape }) => [name, shape]));
+    const parts: { flat: Tensor; first: number; numbers: Float32Array }[] = [];
+    const partOf = async (flat: Tensor, first: number): Promise<Float32Array> => {
+      const at = parts.findIndex((part) => part.flat === flat && part.first === first);
+      const [part] = at >= 0 ? parts.splice(at, 1)
+        : [{ flat, first, numbers: await readFloats(flat.rowRange(first, Math.min(readAtOnce(flat.rows), flat.rows - first))) }];
+      parts.unshift(part);
+      parts.splice(PARTS_KEPT);
+      return part.numbers;
+    };
+    return async (name) => {
+      const values = new Float32Array(shapes.get(name)!.reduce((x, y) => x * y, 1));
+      for (const place of this.locate(name)) {
+        const flat = flats[place.chunk];
+        const step = readAtOnce(flat.rows);
+        for (let first = place.offset - (place.offset % step); first < endOf(place); first += step) {
+          const part = await partOf(flat, first);
+          const [begin, end] = [first, first + part.length].map((position) => numbersBefore(place, position));
+          copyRows(values.subarray(begin, end), begin, part, { ...place, offset: place.offset - first }, false);
+        }
       }
-    }
+      return values;
+    };
+  }
+
+  /** All tensors of one kind under their names (see `reader`). */
+  async save(flats?: readonly Tensor[]): Promise<Map<string, Float32Array>> {
+    const read = this.reader(flats);
+    const result = new Map<string, Float32Array>();
+    for (const { name } of this.plan) result.set(name, await read(name));
     return result;
+  }
+
+  /** Name of the first tensor of one kind that holds NaN or an infinity. */
+  async broken(flats?: readonly Tensor[]): Promise<string | undefined> {
+    const read = this.reader(flats);
+    for (const { name } of this.plan) if (firstNonFinite(await read(name)) >= 0) return name;
+    return undefined;
+  }
+
+  /**
+   * The tensors of one kind for a file that is written: each is read when its turn comes.
+   * @param broken what to throw where a number of a tensor is not finite
+   */
+  toWrite(broken: (name: string) => Error, flats?: readonly Tensor[]): { name: string; shape: readonly number[]; data: () => Promise<Float32Array> }[] {
+    const read = this.reader(flats);
+    return this.plan.map(({ name, shape }) => ({
+      name,
+      shape,
+      async data() {
+        const values = await read(name);
+        if (firstNonFinite(values) >= 0) throw broken(name);
+        return values;
+      },
+    }));
   }
 
   /** Flat tensors of the chunks' lengths, filled with zeros: optimiser moments, averages. */
@@ -204,12 +273,8 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
   }
 
   dispose(): void {
-    for (const { values, half, gradients } of this.chunks) {
-      if (values.storage === 'f16') destroy(values);
-      else freeMirror(values.buffer); // a variable's, which tfjs may use again
-      destroy(...[half, gradients].filter((t) => t !== undefined));
-    }
-    for (const variable of this.variables) variable.dispose();
+    for (const variable of this.variables) variable.dispose(); // the buffer stays: it is not tfjs's
+    for (const { values, half, gradients } of this.chunks) destroy(...[values, half, gradients].filter((t) => t !== undefined));
   }
 }
 
@@ -229,11 +294,25 @@ function checkRange(name: string, values: Float32Array): void {
   if (large !== undefined) throw new UsageError(`--dtype f16: ${name} holds ${large}, and f16 ends at 65504`, 'leave --dtype away: f32');
 }
 
-/** Copies rows between a dense array and their place in a flat, row-padded one. */
-function unpack(dense: Float32Array, flat: Float32Array, { offset, from, rows, cols, stride }: Place, toFlat: boolean): void {
-  for (let r = 0; r < rows; r++) {
-    const at = (from + r) * cols;
-    if (toFlat) flat.set(dense.subarray(at, at + cols), offset + r * stride);
-    else dense.set(flat.subarray(offset + r * stride, offset + r * stride + cols), at);
+/** How many of a tensor's numbers, from its first on, come before element `position` of the place's chunk; within what the place holds. */
+function numbersBefore({ offset, from, rows, cols, stride }: Place, position: number): number {
+  const distance = Math.max(0, position - offset);
+  const row = Math.min(rows, Math.floor(distance / stride));
+  return (from + row) * cols + (row < rows ? Math.min(cols, distance % stride) : 0);
+}
+
+/** One past the last number of a place. */
+const endOf = ({ offset, rows, cols, stride }: Place): number => offset + (rows - 1) * stride + cols;
+
+/** Copies numbers of a tensor, the first of them its number `begin`, to or from their place in a flat, row-padded array. */
+function copyRows(values: Float32Array, begin: number, flat: Float32Array, { offset, from, cols, stride }: Place, toFlat: boolean): void {
+  for (let done = 0; done < values.length;) {
+    const col = (begin + done) % cols;
+    const row = (begin + done - col) / cols;
+    const next = stride === cols ? values.length : Math.min(values.length, done + cols - col);
+    const at = offset + (row - from) * stride + col;
+    if (toFlat) flat.set(values.subarray(done, next), at);
+    else values.set(flat.subarray(at, at + next - done), done);
+    done = next;
   }
 }

@@ -1,5 +1,4 @@
 import { RunError, UsageError } from '../errors.ts';
-import { brokenTensor } from '../files/float_formats.ts';
 import { embeddingRows, tokenizerFolder } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
@@ -43,9 +42,9 @@ export function loadModel(dir: string, options: LoadOptions = {}): Model {
     const head = replaced ? 'reward' : folder.head;
     const weights = new Weights(folder.config, head, options.trainable ?? false, options.dtype);
     const fresh = new Map(weights.plan.filter((t) => t.name === 'score.weight').map((t) => [t.name, t]));
-    weights.load((name) => (replaced && fresh.has(name)
-      ? newHead(fresh.get(name)!, folder.config, options.newHead!)
-      : scaled(folder.read(name), options.foldGain && name === 'score.weight' ? folder.rewardGain : 1)));
+    weights.fill((name, from, count) => (replaced && fresh.has(name)
+      ? newHead(fresh.get(name)!, folder.config, options.newHead!).subarray(from, from + count)
+      : scaled(folder.read(name, from, count), options.foldGain && name === 'score.weight' ? folder.rewardGain : 1)));
     return assemble(folder, weights, replaced || options.foldGain ? { gain: 1, bias: replaced ? 0 : folder.rewardBias }
       : { gain: folder.rewardGain, bias: folder.rewardBias });
   } finally {
@@ -136,9 +135,6 @@ export function checkReader(option: string, { dir, config }: Model, writer: Mode
 export async function saveModel(dir: string, model: Model, tokenizerFrom: string | Record<string, string | Uint8Array>,
   flats?: readonly Tensor[]): Promise<void> {
   const { config, weights, rewardBias, rewardGain, hfConfig } = model;
-  const values = await weights.save(flats);
-  const broken = brokenTensor(values);
-  if (broken) throw new RunError(`${dir}: not written, ${broken} holds a number that is not finite`, 'lower --lr');
   await writeModel(dir, {
     config,
     head: weights.head,
@@ -146,6 +142,6 @@ export async function saveModel(dir: string, model: Model, tokenizerFrom: string
     rewardGain,
     hfConfig,
     tokenizerFrom,
-    tensors: weights.plan.map(({ name, shape }) => ({ name, shape, data: values.get(name)! })),
+    tensors: weights.toWrite((name) => new RunError(`${dir}: not written, ${name} holds a number that is not finite`, 'lower --lr'), flats),
   });
 }

@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { writeFile } from 'node:fs/promises';
 import { RunError } from '../errors.ts';
 import { removeWhole, writeFolderAtomic } from '../files/atomic.ts';
-import { brokenTensor } from '../files/float_formats.ts';
 import { openSafetensors, writeSafetensors } from '../files/safetensors.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { FlatParameters } from '../model/flat_parameters.ts';
@@ -33,13 +32,8 @@ export async function saveCheckpoint(folder: string, parts: readonly Part[], sta
   const name = `step-${String(state.step).padStart(8, '0')}`;
   await writeFolderAtomic(join(folder, name), async (aside) => {
     for (const { name: part, weights, flats } of parts) {
-      const values = await weights.save(flats);
-      const tensors = weights.plan.map((t) => ({ name: t.name, shape: t.shape, data: values.get(t.name)! }));
-      const broken = brokenTensor(values);
-      if (broken) {
-        throw new RunError(`step ${state.step}: ${broken} of ${part} holds a number that is not finite`,
-          'lower --lr; the last checkpoint is untouched');
-      }
+      const tensors = weights.toWrite((tensor) => new RunError(`step ${state.step}: ${tensor} of ${part} holds a number that is not finite`,
+        'lower --lr; the last checkpoint is untouched'), flats);
       await writeSafetensors(join(aside, `${part}.safetensors`), tensors);
     }
     await writeFile(join(aside, 'state.json'), `${JSON.stringify(state)}\n`);
@@ -67,7 +61,7 @@ export function restoreCheckpoint(path: string, parts: readonly Part[]): void {
   for (const { name, weights, flats } of parts) {
     const file = openSafetensors(join(path, `${name}.safetensors`));
     try {
-      weights.load((tensor) => file.read(tensor), flats);
+      weights.fill((tensor, from, count) => file.read(tensor, from, count), flats);
     } finally {
       file.close();
     }

@@ -1,6 +1,5 @@
 import type { RunContext } from '../context.ts';
 import { Interrupted, RunError } from '../errors.ts';
-import { brokenTensor } from '../files/float_formats.ts';
 import { turn } from '../gpu/software_driver.ts';
 import type { Staged } from '../gpu/tensor.ts';
 import type { RunFolder } from '../run_folder.ts';
@@ -99,8 +98,8 @@ export async function checkFinite(step: number, metrics: Numbers, parts: readonl
     if (typeof value !== 'number' || Number.isFinite(value)) continue;
     let tensor = '';
     for (const { name: part, weights, flats } of parts) {
-      const broken = brokenTensor(await weights.save(flats));
-      if (broken) tensor ||= `; ${broken} of ${part} is not finite`;
+      const broken = tensor ? undefined : await weights.broken(flats);
+      if (broken) tensor = `; ${broken} of ${part} is not finite`;
     }
     throw new RunError(`step ${step + 1}: ${name} is ${value}${tensor}`,
       'lower --lr, or look at the rows of this step; the last checkpoint is untouched');
