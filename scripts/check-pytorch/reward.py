@@ -7,6 +7,7 @@ The head of a new reward model is drawn by the program: a first run at rate 0 wr
 
 import itertools
 import json
+import os
 import math
 import random
 import shutil
@@ -18,6 +19,7 @@ LR, BATCH = 1e-3, 4
 
 
 def write(path, rows):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, 'w') as f:
         f.writelines(json.dumps(r) + '\n' for r in rows)
     return path
