@@ -1,6 +1,6 @@
-// Bundles every test/**/*.test.ts with esbuild and runs the files with uvu, one process a file
-// (two at a time for files that use no GPU), then prints `N passed, N failed` as the last line. What a device lacks features for
-// is skipped: named below its file, and not among those that passed.
+// Bundles every test/**/*.test.ts with esbuild and runs the files with uvu, a process a file and two files at a time (a software driver
+// compiles one kernel after another, which leaves a core idle), then prints `N passed, N failed` as the last line. What a device lacks
+// features for is skipped: named below its file, and not among those that passed.
 // Mesa's software driver computes with vectors of 256 bits unless the environment or a test file says otherwise: with 512 it takes twice as
 // long to compile the forms for GPUs, and results are the same.
 //   node scripts/test.mjs [PATTERN…]     only files whose path contains a pattern
@@ -36,7 +36,27 @@ await build({
 let passed = 0;
 let failed = 0;
 let skipped = 0;
-for (const file of files) {
+const waiting = [...files];
+await Promise.all([1, 2].map(async () => {
+  for (let file = waiting.shift(); file; file = waiting.shift()) await test(file);
+}));
+if (skipped) console.log(`${skipped} skipped`);
+rmSync(outdir, { recursive: true, force: true });
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed || passed + skipped === 0 ? 1 : 0);
+
+function run(command, args) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, env: { LP_NATIVE_VECTOR_WIDTH: '256', ...process.env, FORCE_COLOR: '0', RLHF_ROOT: root } });
+    let output = '';
+    child.stdout.on('data', (chunk) => (output += chunk));
+    child.stderr.on('data', (chunk) => (output += chunk));
+    child.on('close', (code) => resolve({ code, output }));
+  });
+}
+
+/** Runs a file of tests, counts and prints them. */
+async function test(file) {
   const bundle = join(outdir, relative('test', file).replace(/\.ts$/, '.mjs'));
   const started = performance.now();
   const { code, output } = await run(process.execPath, ['--enable-source-maps', bundle]);
@@ -51,18 +71,4 @@ for (const file of files) {
   console.log(`${bad ? 'FAIL' : 'ok  '} ${file}  ${ok} tests, ${out ? `${out} skipped, ` : ''}${seconds} s`);
   if (bad) console.log(output);
   else for (const [line] of output.matchAll(/^skipped: .*$/gm)) console.log(`     ${line}`);
-}
-if (skipped) console.log(`${skipped} skipped`);
-rmSync(outdir, { recursive: true, force: true });
-console.log(`${passed} passed, ${failed} failed`);
-process.exit(failed || passed + skipped === 0 ? 1 : 0);
-
-function run(command, args) {
-  return new Promise((resolve) => {
-    const child = spawn(command, args, { cwd: root, env: { LP_NATIVE_VECTOR_WIDTH: '256', ...process.env, FORCE_COLOR: '0', RLHF_ROOT: root } });
-    let output = '';
-    child.stdout.on('data', (chunk) => (output += chunk));
-    child.stderr.on('data', (chunk) => (output += chunk));
-    child.on('close', (code) => resolve({ code, output }));
-  });
 }
