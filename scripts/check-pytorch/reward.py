@@ -7,8 +7,8 @@ The head of a new reward model is drawn by the program: a first run at rate 0 wr
 
 import itertools
 import json
-import os
 import math
+import os
 import random
 import shutil
 import sys

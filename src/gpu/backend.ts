@@ -8,8 +8,6 @@ interface BackendInternals {
   ensureCommandEncoderReady(): void;
   endComputePassEncoder(): void;
   submitQueue(): void;
-  tensorMap: { get(id: object): { resource: GPUBuffer } };
-  uploadToGPU(id: object): void;
   bufferManager: { acquireBuffer(size: number, usage: GPUBufferUsageFlags): GPUBuffer; releaseBuffer(buffer: GPUBuffer): void };
 }
 
@@ -70,13 +68,6 @@ export function acquireBuffer(bytes: number): GPUBuffer {
   askForBuffer(bytes);
   if (!isOpen(gpu().device)) return gpu().device.createBuffer({ size: bytes, usage: STORAGE });
   return tfjs().bufferManager.acquireBuffer(bytes, STORAGE);
-}
-
-/** The device buffer of a tfjs tensor (uploading it first if it still lies on the host). */
-export function bufferOf(tensor: tf.Tensor): GPUBuffer {
-  const b = tfjs();
-  b.uploadToGPU(tensor.dataId);
-  return b.tensorMap.get(tensor.dataId).resource;
 }
 
 export { tf };

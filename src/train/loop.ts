@@ -98,8 +98,10 @@ export async function checkFinite(step: number, metrics: Numbers, parts: readonl
     if (typeof value !== 'number' || Number.isFinite(value)) continue;
     let tensor = '';
     for (const { name: part, weights, flats } of parts) {
-      const broken = tensor ? undefined : await weights.broken(flats);
-      if (broken) tensor = `; ${broken} of ${part} is not finite`;
+      const broken = await weights.broken(flats);
+      if (!broken) continue;
+      tensor = `; ${broken} of ${part} is not finite`;
+      break;
     }
     throw new RunError(`step ${step + 1}: ${name} is ${value}${tensor}`,
       'lower --lr, or look at the rows of this step; the last checkpoint is untouched');

@@ -1,6 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { bufferOf, flush, startBackend, tf } from '../../src/gpu/backend.ts';
+import { flush, startBackend, tf } from '../../src/gpu/backend.ts';
 import { gpu } from '../../src/gpu/device.ts';
 import { matmul } from '../../src/gpu/ops/matmul.ts';
 import { addInto } from '../../src/gpu/tape.ts';
@@ -11,6 +11,13 @@ import { assertClose, closeAfterTests, matrix, openForTests, seeded } from './de
 
 test.before(openForTests);
 test.after(closeAfterTests);
+
+/** The device buffer of a tfjs tensor (uploading it first if it still lies on the host). */
+function bufferOf({ dataId }: tf.Tensor): GPUBuffer {
+  const backend = tf.backend() as unknown as { uploadToGPU(id: object): void; tensorMap: { get(id: object): { resource: GPUBuffer } } };
+  backend.uploadToGPU(dataId);
+  return backend.tensorMap.get(dataId).resource;
+}
 
 /** A tfjs tensor [n,1] of n·4 bytes seen as ours. */
 const ours = (t: tf.Tensor, rows: number, cols: number): Tensor => new Tensor(bufferOf(t), rows, cols, cols);
