@@ -2,6 +2,7 @@
 //   MODE  nn: A[M,K] B[K,N]   nt: A[M,K] B[N,K]   tn: A[K,M] B[K,N]
 //   STORE plain: C = P + bias          residual: C = P + bias + R      add: C += P
 //         gelu:  U = P + bias, C = gelu(U)                             gelu_grad: C = P · gelu'(U)
+//         gelu_alone: C = gelu(P + bias), where no gradient will ask for U
 //         gelu_more: U += P, C = gelu(U)      gelu_grad_more: C = (C + P) · gelu'(U)
 //         part: C[z] = P over the z-th p.chunk steps of K (matmul_tiled.wgsl), for matmul_split.wgsl to sum; p.rows of C a part
 //   COLUMNS (tn of matmul_broadcast.wgsl and matmul_tiled.wgsl): the sums of B's columns are added to G [N], a bias' gradient beside
@@ -34,7 +35,7 @@ struct P { M: u32, N: u32, K: u32, lda: u32, ldb: u32, ldc: u32, bias: u32, scal
 @group(0) @binding(1) var<storage, read> B: array<vec4f>;
 //% }
 //% let at = 2;
-//% const usesBias = STORE === 'plain' || STORE === 'residual' || STORE === 'gelu';
+//% const usesBias = ['plain', 'residual', 'gelu', 'gelu_alone'].includes(STORE);
 //% if (usesBias) {
 @group(0) @binding(${at++}) var<storage, read> bias: array<vec4f>;
 //% }
@@ -80,6 +81,7 @@ fn gelu_grad(x: vec4f) -> vec4f {
 //%   residual: `C[${row} * p.ldc + n] = ${c} + b0 + R[${row} * p.ldc + n];`,
 //%   add: `C[${row} * p.ldc + n] += p.scale * ${c};`,
 //%   gelu: `let u = ${c} + b0; U[${row} * p.ldc + n] = u; C[${row} * p.ldc + n] = gelu(u);`,
+//%   gelu_alone: `C[${row} * p.ldc + n] = gelu(${c} + b0);`,
 //%   gelu_grad: `C[${row} * p.ldc + n] = ${c} * gelu_grad(U[${row} * p.ldc + n]);`,
 //%   gelu_more: `let u = U[${row} * p.ldc + n] + p.scale * ${c}; U[${row} * p.ldc + n] = u; C[${row} * p.ldc + n] = gelu(u);`,
 //%   gelu_grad_more: `C[${row} * p.ldc + n] = (C[${row} * p.ldc + n] + p.scale * ${c}) * gelu_grad(U[${row} * p.ldc + n]);`,

@@ -60,6 +60,11 @@ const stores = (act: 'tanh' | 'erf', mode: Mode): Omit<Form, 'mode' | 'size'>[] 
     preactivation: (p, bias) => p + bias,
   },
   {
+    what: `${mode}, ${act} GELU alone`,
+    store: (bias) => ({ kind: 'gelu_alone', bias, act }),
+    result: (p, bias) => gelu(p + bias, act),
+  },
+  {
     what: `${mode}, ${act} GELU of a sum`,
     store: (_, preactivation) => ({ kind: 'gelu_more', preactivation, act, scale: SCALE }),
     result: (p, _, u) => gelu(u + SCALE * p, act),
@@ -99,6 +104,7 @@ const HALVES: Record<Store['kind'], string> = {
   residual: 'ab',
   add: 'b',
   gelu: 'abco',
+  gelu_alone: 'abc',
   gelu_grad: 'bo',
   gelu_more: 'co',
   gelu_grad_more: 'o',
@@ -152,7 +158,8 @@ async function checkTiles(): Promise<Check[]> {
     const [B, BIAS] = [matrix(b, mode === 'nt' ? k : n), column(bias)];
     const stored = (m: number, own: Float32Array): Tensor => matrix(Float32Array.from({ length: m * own.length }, (_, i) => own[i % own.length]), own.length);
     const stores: ((other: Tensor) => Store)[] = mode === 'nn'
-      ? [() => ({ kind: 'plain', bias: BIAS }), () => ({ kind: 'add', scale: 0.7 }), (preactivation) => ({ kind: 'gelu', bias: BIAS, preactivation, act: 'tanh' })]
+      ? [() => ({ kind: 'plain', bias: BIAS }), () => ({ kind: 'add', scale: 0.7 }), (preactivation) => ({ kind: 'gelu', bias: BIAS, preactivation, act: 'tanh' }),
+        () => ({ kind: 'gelu_alone', bias: BIAS, act: 'tanh' })]
       : [(residual) => ({ kind: 'residual', bias: BIAS, residual }), (preactivation) => ({ kind: 'gelu_grad', preactivation, act: 'tanh' })];
     const cases = rows.flatMap((size) => stores.map((store) => ({ ...size, store, C: stored(size.m, before), A: stored(size.m, row), other: stored(size.m, beside) })));
     const results = await compute(() => {

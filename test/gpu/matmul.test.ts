@@ -109,6 +109,7 @@ for (const mode of MODES) {
             (p, i) => gelu(p + bias[i % n], act),
             { tensor: preactivation, f: (p, i) => p + bias[i % n] },
           );
+          add({ kind: 'gelu_alone', act, bias: padded(bias) }, `gelu_alone ${act}`, (p, i) => gelu(p + bias[i % n], act));
           add(
             { kind: 'gelu_grad', act, preactivation: matrix(residual, n) },
             `gelu_grad ${act}`,

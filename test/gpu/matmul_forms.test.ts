@@ -28,6 +28,7 @@ const storesOf = (mode: Mode, bias: Tensor, other: Tensor): Store[] => {
     { kind: 'gelu_grad', preactivation: other, act },
     { kind: 'gelu_more', preactivation: other, act, scale: 0.75 },
     { kind: 'gelu_grad_more', preactivation: other, act, scale: 0.75 },
+    { kind: 'gelu_alone', bias, act },
   ];
 };
 
@@ -90,7 +91,7 @@ test('all tiles for GPUs give the same bits, from every store, at ragged sizes',
         const o = operands(mode, size, random);
         const bias = padded(random.normals(n));
         const beside = random.normals(m * n);
-        const count = !all ? 1 : mode === 'tn' ? 4 : 8; // weight gradients have no other store than the first four
+        const count = !all ? 1 : mode === 'tn' ? 4 : 8; // of weight gradients four; the last stores as the fifth does
         for (let s = 0; s < count; s++) {
           const runs = TILES.map((tile) => {
             const other = matrix(beside, n);

@@ -48,8 +48,8 @@ test('Dawn compiles every form without a word, and refuses one whose matrices do
   const other = half(new Float32Array(4), 4);
   const stores: Store[] = [
     { kind: 'plain' }, { kind: 'residual', residual: other }, { kind: 'add' },
-    ...(['tanh', 'erf'] as const).flatMap((act): Store[] =>
-      (['gelu', 'gelu_grad', 'gelu_more', 'gelu_grad_more'] as const).map((kind) => ({ kind, act, preactivation: other }))),
+    ...(['tanh', 'erf'] as const).flatMap((act): Store[] => [{ kind: 'gelu_alone', act },
+      ...(['gelu', 'gelu_grad', 'gelu_more', 'gelu_grad_more'] as const).map((kind) => ({ kind, act, preactivation: other }))]),
   ];
   for (const units of UNITS) {
     for (const mode of MODES) {

@@ -56,26 +56,27 @@ export function geluMlp(tape: Tape, x: Tensor, up: Parameter, upBias: Parameter 
   const forward = layout === 'out_in' ? 'nt' : 'nn';
   const backward = layout === 'out_in' ? 'nn' : 'nt';
   const hidden = layout === 'out_in' ? up.value.rows : up.value.cols;
-  const preactivation = tape.value(x.rows, hidden);
+  // Only the gradient, and the low-rank update, which is added to it, ask for what gelu is taken of.
+  const preactivation = tape.training || upLora ? tape.value(x.rows, hidden) : undefined;
   const activated = tape.value(x.rows, hidden);
   const u = upLora && project(x, upLora);
   if (upLora) {
-    matmul(forward, x, up.value, preactivation, { kind: 'plain', bias: upBias?.value });
-    expand(u!, upLora, activated, { kind: 'gelu_more', preactivation, act: gelu });
-  } else matmul(forward, x, up.value, activated, { kind: 'gelu', bias: upBias?.value, preactivation, act: gelu });
+    matmul(forward, x, up.value, preactivation!, { kind: 'plain', bias: upBias?.value });
+    expand(u!, upLora, activated, { kind: 'gelu_more', preactivation: preactivation!, act: gelu });
+  } else matmul(forward, x, up.value, activated, { bias: upBias?.value, act: gelu, ...(preactivation ? { kind: 'gelu', preactivation } : { kind: 'gelu_alone' }) });
   const y = residual ? scratch(x.rows, x.cols) : tape.value(x.rows, x.cols);
   matmul(forward, activated, down.value, y,
     residual ? { kind: 'residual', bias: downBias?.value, residual } : { kind: 'plain', bias: downBias?.value });
   const v = downLora && project(activated, downLora);
   if (downLora) expand(v!, downLora, y);
-  tape.push([x, preactivation, activated, ...[u, v].filter((t) => t !== undefined)], () => {
+  tape.push([x, activated, ...[preactivation, u, v].filter((t) => t !== undefined)], () => {
     const dy = tape.take(y);
     weightGradients(activated, dy, down, layout, downBias);
     const dHidden = scratch(x.rows, hidden);
     if (downLora) {
       matmul(backward, dy, down.value, dHidden);
-      lowRankGradients(activated, v!, dy, downLora, dHidden, { kind: 'gelu_grad_more', preactivation, act: gelu });
-    } else matmul(backward, dy, down.value, dHidden, { kind: 'gelu_grad', preactivation, act: gelu });
+      lowRankGradients(activated, v!, dy, downLora, dHidden, { kind: 'gelu_grad_more', preactivation: preactivation!, act: gelu });
+    } else matmul(backward, dy, down.value, dHidden, { kind: 'gelu_grad', preactivation: preactivation!, act: gelu });
     weightGradients(x, dHidden, up, layout, upBias);
     const { gradient, add } = tape.target(x);
     matmul(backward, dHidden, up.value, gradient, add ? { kind: 'add' } : { kind: 'plain' });

@@ -23,9 +23,11 @@ export type Store =
   /** `columns` [N] += the sums of B's columns (mode tn): the gradient of a bias beside that of its matrix. */
   | { kind: 'add'; scale?: number; columns?: Tensor }
   | { kind: 'gelu'; bias?: Tensor; preactivation: Tensor; act: 'tanh' | 'erf' }
+  | { kind: 'gelu_alone'; bias?: Tensor; act: 'tanh' | 'erf' }
   | { kind: 'gelu_grad'; preactivation: Tensor; act: 'tanh' | 'erf' }
   | { kind: 'gelu_more' | 'gelu_grad_more'; preactivation: Tensor; act: 'tanh' | 'erf'; scale?: number };
 
+const HAVE_BIAS: ReadonlySet<Store['kind']> = new Set(['plain', 'residual', 'gelu', 'gelu_alone']);
 const zeroOf = new WeakMap<GPUDevice, Tensor>();
 
 /** Stands in where a product has no bias: one vec4 of zeros. */
@@ -117,7 +119,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
     : tiled(constants, m, n));
   const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map((t, i) => (panels[i] ? mirrorInPanels : mirrorOf)(t)) : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
-  if (store.kind === 'plain' || store.kind === 'residual' || store.kind === 'gelu') tensors.push(bias ?? noBias());
+  if (HAVE_BIAS.has(store.kind)) tensors.push(bias ?? noBias());
   if (store.kind === 'residual') tensors.push(store.residual);
   if (store.kind === 'gelu_grad' || store.kind === 'gelu_grad_more') tensors.push(store.preactivation);
   tensors.push(c);
