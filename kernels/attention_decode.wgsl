@@ -1,5 +1,5 @@
 // attention_decode: one query a row against the row's cache: o = Σ_{j ≤ position} softmax_j(q·k_j·scale) v_j.
-// QKV [A, …] holds the queries; K, V [slots, LENGTH, kv·D], buffers or textures; SLOT, POS [A];
+// QKV [A, …] holds the queries; K, V [slots, key heads, LENGTH, D], buffers or textures: a head's keys lie end to end; SLOT, POS [A];
 // O [A, H·D]. Rows without a slot give zeros.
 // Dispatch (⌈H / HEADS⌉, A) with reduction.wgsl and heads.wgsl in front, LANES lanes a head and HEADS = WG / LANES heads a workgroup: the heads of
 // a row lie side by side in the cache. Keys are taken LANES at a time: a lane takes the score of one
@@ -8,7 +8,7 @@
 //% const part = Math.min(2 ** Math.ceil(Math.log2(D4)), LANES); // lanes that share a key's values
 //% const OWN = Math.ceil(D4 / part), KEYS = LANES / part, HEADS = WG / LANES;
 //% const fromLane = (name, x) => (HEADS > 1 ? `select(subgroupBroadcast(${name}, ${x + 8}), subgroupBroadcast(${name}, ${x}), s < 8)` : `subgroupBroadcast(${name}, ${x})`);
-struct P { H: u32, ld: u32, ldo: u32, width: u32, length: u32, group: u32, scale: f32 }
+struct P { H: u32, ld: u32, ldo: u32, length: u32, group: u32, scale: f32 }
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
 ${reads(2, 'QKV')}
@@ -33,8 +33,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let lane = s % ${LANES};
   let head = w.x * ${HEADS} + s / ${LANES};
   let h = ${HEADS > 1 ? 'min(head, p.H - 1)' : 'head'};
-  let first = select(0u, slot * p.length, known);
-  let column = (h / p.group) * ${D};
+  let first = select(0u, (slot * (p.H / p.group) + h / p.group) * p.length, known);
   //% if (CPU_LANES) { for (let j = 0; j < D4; j += LANES) {
   let mine${j} = head_QKV(w.y * p.ld + h * ${D}, min(${j} + lane, ${D4 - 1})) * p.scale; // a lane loads one, for all
   //% for (let i = j; i < Math.min(D4, j + LANES); i++) {
@@ -49,7 +48,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var m = LOWEST;
   var z = 0.0;
   for (var j0 = 0u; j0 < end; j0 += ${LANES}) {
-    let base = (first + min(j0 + lane, end - 1)) * p.width + column;
+    let base = (first + min(j0 + lane, end - 1)) * ${D};
     var score = 0.0;
     //% for (const j of list(D4)) {
     score += dot(q${j}, head_K(base, ${j}));
@@ -66,7 +65,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% if (CPU_LANES) { for (let x = 0; x < LANES; x += KEYS) {
     if (j0 + ${x} < end) {
       let share = ${list(KEYS).slice(1).reduce((sum, g) => `select(${sum}, ${fromLane('weight', x + g)}, lane >= ${g * part})`, fromLane('weight', x))};
-      let at = (first + min(j0 + ${x} + lane / ${part}, end - 1)) * p.width + column;
+      let at = (first + min(j0 + ${x} + lane / ${part}, end - 1)) * ${D};
       //% for (const i of list(OWN)) {
       o${i} += share * head_V(at, own${i});
       //% }
@@ -80,7 +79,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     for (var x = 0u; x < keys; x += ${KEYS}) {
       let key = x + lane / ${part};
       let share = ${SUBGROUP ? 'subgroupShuffle(weight, key)' : 'weights[key]'};
-      let at = (first + min(j0 + key, end - 1)) * p.width + column;
+      let at = (first + min(j0 + key, end - 1)) * ${D};
       //% for (const i of list(OWN)) {
       o${i} += share * head_V(at, own${i});
       //% }

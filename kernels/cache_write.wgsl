@@ -1,9 +1,9 @@
-// cache_write: stores the (rotated) keys and values of tokens in their rows' caches: K[slot, position, :] and V alike.
+// cache_write: stores the (rotated) keys and values of tokens in their rows' caches: K[slot, head, position, :] and V alike.
 // QKV [N, …] with keys from column KOFF and values from VOFF, WIDTH = key heads · D columns each; SLOT [N] (0xffffffff: none),
-// POS [N]; K, V [slots, LENGTH, WIDTH]. TEXTURES: also in KT, VT, textures that hold K and V texel after texel (src/gpu/mirror.ts).
-// VEC: WIDTH, KOFF and VOFF are multiples of 4 and all counts are of vec4s. Dispatch rowGrid(WIDTH, N), a column a lane.
+// POS [N]; K, V [slots, key heads, LENGTH, D]. TEXTURES: also in KT, VT, textures that hold K and V texel after texel (src/gpu/mirror.ts).
+// VEC: D, KOFF and VOFF are multiples of 4 and all counts are of vec4s. Dispatch rowGrid(WIDTH, N), a column a lane.
 //% const type = VEC ? 'vec4f' : 'f32';
-struct P { N: u32, each: u32, width: u32, ld: u32, koff: u32, voff: u32, length: u32 }
+struct P { N: u32, each: u32, width: u32, ld: u32, koff: u32, voff: u32, length: u32, d: u32 }
 @group(0) @binding(0) var<storage, read> SLOT: array<u32>;
 @group(0) @binding(1) var<storage, read> POS: array<u32>;
 @group(0) @binding(2) var<storage, read> QKV: array<${type}>;
@@ -21,11 +21,12 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   let c = w.x * 64 + t;
   let end = min((w.y + 1) * p.each, p.N);
   if (c >= p.width) { return; }
+  let head = c / p.d;
   for (var n = w.y * p.each; n < end; n++) {
   let slot = SLOT[n];
   let place = POS[n];
   if (slot == 0xffffffffu || place >= p.length) { continue; }
-    let to = (slot * p.length + place) * p.width + c;
+    let to = slot * p.width * p.length + (head * p.length + place) * p.d + c % p.d;
     let key = QKV[n * p.ld + p.koff + c];
     let value = QKV[n * p.ld + p.voff + c];
     K[to] = key;

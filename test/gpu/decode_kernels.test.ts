@@ -107,11 +107,11 @@ for (const shape of SHAPES) {
       const keys = await readFloats(cache.keys);
       const kv = kvHeads * headDim;
       const written = rows.get(4)!;
-      assert.equal(
-        [...keys.subarray((4 * LENGTH + 9) * kv, (4 * LENGTH + 10) * kv)],
-        [...written.subarray(9 * cols + width, 9 * cols + width + kv)],
-        'keys as they were',
-      );
+      for (let head = 0; head < kvHeads; head++) {
+        const to = ((4 * kvHeads + head) * LENGTH + 9) * headDim;
+        const from = 9 * cols + width + head * headDim;
+        assert.equal([...keys.subarray(to, to + headDim)], [...written.subarray(from, from + headDim)], `keys of head ${head} as they were`);
+      }
       assert.ok(
         keys.subarray(2 * LENGTH * kv, 3 * LENGTH * kv).every((x) => x === 1e6),
         'an idle slot stays as it was',

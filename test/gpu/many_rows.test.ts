@@ -96,7 +96,9 @@ test('cache_copy copies slots of any length and width: the first places of the p
     const [keys, negative] = await compute(() => cacheCopy(pairs, { kvHeads, headDim, heads: kvHeads }, cache, length, length), all);
     const slot = length * width;
     const expected = values.slice();
-    expected.copyWithin(2 * slot, slot, slot + places * width);
+    for (let head = 0; head < slot; head += length * headDim) {
+      expected.copyWithin(2 * slot + head, slot + head, slot + head + places * headDim);
+    }
     for (const [got, sign] of [[keys, 1], [negative, -1]] as const) {
       assert.is(got.findIndex((v, i) => v !== sign * expected[i]), -1, `${kvHeads} × ${headDim}, ${places} of ${length}`);
     }

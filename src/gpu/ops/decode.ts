@@ -14,7 +14,7 @@ import { headWidths, withHeads } from './heads.ts';
 import { fewRowsLanes, rowKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
 
-/** One layer's keys and values: [slots·length, kv·D] each. */
+/** One layer's keys and values: [slots, key heads, length, D] each, so that what a head reads lies end to end. */
 export interface LayerCache {
   keys: Tensor;
   values: Tensor;
@@ -66,7 +66,7 @@ export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positio
   const words = [kvHeads * headDim, qkv.stride, heads * headDim, (heads + kvHeads) * headDim].map((n) => n / unit);
   const { each, grid } = rowGrid((kvHeads * headDim) / unit, qkv.rows);
   launch(made, [slots, positions, qkv, cache.keys, cache.values, ...(textures ? [textures.keys, textures.values] : [])],
-    [qkv.rows, each, ...words, length], grid);
+    [qkv.rows, each, ...words, length, headDim / unit], grid);
 }
 
 /**
@@ -75,9 +75,10 @@ export function cacheWrite(qkv: Tensor, shape: HeadShape, slots: Tensor, positio
  */
 export function cacheCopy(pairs: Tensor, shape: HeadShape, cache: LayerCache, length: number, longest: number): void {
   const vec = shape.headDim % 4 === 0;
-  const width = (shape.kvHeads * shape.headDim) / (vec ? 4 : 1);
+  const d = shape.headDim / (vec ? 4 : 1);
+  const width = shape.kvHeads * d;
   const { each, grid } = rowGrid(width, longest);
-  launch(kernel('cache_copy', copySource, { VEC: vec }), [pairs, cache.keys, cache.values], [length, each, width], [...grid, pairs.rows]);
+  launch(kernel('cache_copy', copySource, { VEC: vec }), [pairs, cache.keys, cache.values], [length, each, width, d], [...grid, pairs.rows]);
   if (cache.textures) {
     copyToMirror(cache.keys, cache.textures.keys);
     copyToMirror(cache.values, cache.textures.values);
@@ -94,7 +95,7 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   const { made, rows: each } = rowKernel('attention_decode', withHeads(attentionSource), fewRowsLanes(), { D: headDim, ...headWidths({ K: width, V: width }) });
   launch(made,
     [slots, positions, qkv, textures?.keys ?? keys, textures?.values ?? values, o],
-    [heads, qkv.stride, o.stride, kvHeads * headDim, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [Math.ceil(heads / each), qkv.rows]);
+    [heads, qkv.stride, o.stride, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [Math.ceil(heads / each), qkv.rows]);
   return o;
 }
 
