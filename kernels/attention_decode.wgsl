@@ -1,10 +1,10 @@
 // attention_decode: one query a row against the row's cache: o = Σ_{j ≤ position} softmax_j(q·k_j·scale) v_j.
 // QKV [A, …] holds the queries; K, V [slots, key heads, LENGTH, D], buffers or textures: a head's keys lie end to end; SLOT, POS [A];
 // O [A, H·D]. Rows without a slot give zeros.
-// Dispatch (⌈H / HEADS⌉, A) with reduction.wgsl and heads.wgsl in front, LANES lanes a head and HEADS = WG / LANES heads a workgroup: the heads of
-// a row lie side by side in the cache. Keys are taken LANES at a time: a lane takes the score of one
+// Dispatch (⌈H / HEADS⌉, A) with reduction.wgsl and heads.wgsl in front, LANES lanes a head and HEADS = WG / LANES heads a workgroup: on a CPU a
+// subgroup or half of one a head, on a GPU a workgroup. Keys are taken LANES at a time: a lane takes the score of one
 // key, then each lane adds up its own vec4s of the values, KEYS keys at once, with weights that come from the other lanes. So the
-// order of summation depends on the position alone, not on the rows beside it, and no lane holds a whole head.
+// order of summation depends on the position alone, not on the rows beside it, and no lane of a GPU holds a whole head.
 //% const part = Math.min(2 ** Math.ceil(Math.log2(D4)), LANES); // lanes that share a key's values
 //% const OWN = Math.ceil(D4 / part), KEYS = LANES / part, HEADS = WG / LANES;
 //% const fromLane = (name, x) => (HEADS > 1 ? `select(subgroupBroadcast(${name}, ${x + 8}), subgroupBroadcast(${name}, ${x}), s < 8)` : `subgroupBroadcast(${name}, ${x})`);
@@ -17,12 +17,12 @@ ${reads(4, 'V')}
 @group(0) @binding(5) var<storage, read_write> O: ${array};
 @group(0) @binding(6) var<uniform> p: P;
 ${heads('QKV', 'K', 'V')}
-//% if (!SUBGROUP) {
+//% if (!CPU_LANES) {
+var<workgroup> query: array<vec4f, ${D4}>;
 var<workgroup> weights: array<f32, ${LANES}>;
-//% }
-//% if (!SUBGROUP && KEYS > 1) {
+//% if (KEYS > 1) {
 var<workgroup> parts: array<vec4f, ${LANES}>;
-//% }
+//% } }
 const LOWEST = -1e30;
 
 @compute @workgroup_size(${WG})
@@ -38,9 +38,10 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   let mine${j} = head_QKV(w.y * p.ld + h * ${D}, min(${j} + lane, ${D4 - 1})) * p.scale; // a lane loads one, for all
   //% for (let i = j; i < Math.min(D4, j + LANES); i++) {
   let q${i} = ${fromLane(`mine${j}`, i - j)};
-  //% } } } else { for (const j of list(D4)) {
-  let q${j} = head_QKV(w.y * p.ld + h * ${D}, ${j}) * p.scale;
-  //% } }
+  //% } } } else {
+  for (var j = lane; j < ${D4}; j += ${LANES}) { query[j] = head_QKV(w.y * p.ld + h * ${D}, j) * p.scale; }
+  workgroupBarrier();
+  //% }
   //% for (const i of list(OWN)) {
   let own${i} = min(lane % ${part} + ${i * part}, ${D4 - 1});
   var o${i} = vec4f();
@@ -51,7 +52,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     let base = (first + min(j0 + lane, end - 1)) * ${D};
     var score = 0.0;
     //% for (const j of list(D4)) {
-    score += dot(q${j}, head_K(base, ${j}));
+    score += dot(${CPU_LANES ? `q${j}` : `query[${j}]`}, head_K(base, ${j}));
     //% }
     score = select(LOWEST, score, j0 + lane < end);
     let top = max(m, max1(score, s));
@@ -71,27 +72,23 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       //% }
     }
     //% } } else {
-    //% if (!SUBGROUP) {
     weights[lane] = weight;
     workgroupBarrier();
-    //% }
     let keys = min(${LANES}u, end - j0);
     for (var x = 0u; x < keys; x += ${KEYS}) {
       let key = x + lane / ${part};
-      let share = ${SUBGROUP ? 'subgroupShuffle(weight, key)' : 'weights[key]'};
+      let share = weights[key];
       let at = (first + min(j0 + key, end - 1)) * ${D};
       //% for (const i of list(OWN)) {
       o${i} += share * head_V(at, own${i});
       //% }
     }
-    //% if (!SUBGROUP) {
     workgroupBarrier();
-    //% }
     //% }
   }
   let mass = sum(z, s);
   let scale = select(0.0, 1 / mass, end > 0);
-  //% if (SUBGROUP) { for (let d = part; d < LANES; d *= 2) {
+  //% if (CPU_LANES) { for (let d = part; d < LANES; d *= 2) {
   o0 += subgroupShuffleXor(o0, ${d});
   //% } } else if (KEYS > 1) {
   parts[lane] = o0;

@@ -1,6 +1,6 @@
 // embedding_grad: G[id] += Σ of DX[n] over the tokens n with that id. The host sorts the tokens by id: RUN [R,4] holds
 // (id, first, end, 0) for each distinct id, ORDER [N] the tokens in that order; unused runs are empty. No atomics, so
-// the sum has one order. G may be rows FIRST… of a larger table. Dispatch (⌈ld/8⌉, …grid(R)), 8 lanes,
+// the sum has one order. G may be rows FIRST… of a larger table. Dispatch (⌈ld/WG⌉, …grid(R)), WG lanes,
 // a vec4 of columns a lane.
 struct P { ld: u32, first: u32, rows: u32, runs: u32 }
 @group(0) @binding(0) var<storage, read> RUN: array<vec4u>;
@@ -8,9 +8,9 @@ struct P { ld: u32, first: u32, rows: u32, runs: u32 }
 @group(0) @binding(2) var<storage, read> DX: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> G: array<vec4f>;
 @group(0) @binding(4) var<uniform> p: P;
-@compute @workgroup_size(8)
+@compute @workgroup_size(${WG})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) t: u32) {
-  let c = w.x * 8 + t;
+  let c = w.x * ${WG} + t;
   let r = w.z * groups.y + w.y;
   if (r >= p.runs) { return; }
   let run = RUN[r];

@@ -5,8 +5,10 @@
 // Thresholds are found by bisection, two bits a pass, over the logits' bits in an order that sorts as the numbers do:
 // top-k keeps every tie of the k-th; top-p then drops what lies below a total of 1 − p of the mass that top-k left.
 // A row with a logit that is NaN or +∞ gets 0xffffffff, no token: a model that overflows must not seem to answer.
-// A row's result depends on its logits and its key alone. A workgroup of WG lanes a row, each lane (chunk) vec4s that
-// lie together; dispatch S. p.shift is 30: the loop over passes must not have a constant length, or drivers unroll it.
+// A row's result depends on its logits and its key alone. A workgroup of WG lanes a row; a draw is searched in the order of tokens, (chunk)
+// vec4s that lie together a lane; dispatch S. p.shift is 30: the loop over passes must not have a constant length, or drivers unroll it.
+//% // All that a row's lanes look at together: on a CPU each what lies together, on a GPU what lies beside the others'.
+//% const each = CPU_LANES ? 'var i = first; i < last; i++' : `var i = t; i < p.ld; i += ${WG}`;
 struct P { V: u32, ld: u32, chunk: u32, shift: u32 }
 @group(0) @binding(0) var<storage, read> logits: array<vec4f>;
 @group(0) @binding(1) var<storage, read> keys: array<vec4u>;
@@ -47,7 +49,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
 
   var highest = vec4f(LOWEST);
   var broken = vec4f();
-  for (var i = first; i < last; i++) {
+  for (${each}) {
     highest = max(highest, scaled(base, i, temperature));
     let bits = bitcast<vec4u>(logits[base + i]); // by its bits: compilers assume NaN away
     let wrong = ((bits & vec4u(0x7f800000u)) == vec4u(0x7f800000u)) & (bits != vec4u(0xff800000u));
@@ -57,7 +59,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   let top = both.x;
   let none = both.y > 0;
   var all = vec4f();
-  for (var i = first; i < last; i++) {
+  for (${each}) {
     let x = scaled(base, i, temperature);
     all += only(weights(x, top), vec4u(0, 1, 2, 3) + i * 4 < vec4u(p.V));
   }
@@ -65,7 +67,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
 
   if (greedy) {
     var nearest = 0.0; // V − id, the largest of which is the lowest id
-    for (var i = first; i < last; i++) {
+    for (${each}) {
       let at = vec4f(f32(p.V) - f32(i * 4)) - vec4f(0, 1, 2, 3);
       let best = only(at, scaled(base, i, temperature) == vec4f(top));
       nearest = max(nearest, max(max(best.x, best.y), max(best.z, best.w)));
@@ -83,7 +85,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     for (var shift = p.shift; ; shift -= 2) { // the largest number that topK numbers or more reach
       let bar = vec3u(least) + (vec3u(1, 2, 3) << vec3u(shift));
       var count = vec4f();
-      for (var i = first; i < last; i++) {
+      for (${each}) {
         let o = ordered(scaled(base, i, temperature));
         let real = vec4u(0, 1, 2, 3) + i * 4 < vec4u(p.V);
         let one = only(vec4f(1), real);
@@ -98,7 +100,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   if (topP < 1) {
     let floor = least;
     var mass = vec4f();
-    for (var i = first; i < last; i++) {
+    for (${each}) {
       let x = scaled(base, i, temperature);
       mass += only(weights(x, top), ordered(x) >= vec4u(floor));
     }
@@ -107,7 +109,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
     for (var shift = p.shift; ; shift -= 2) { // the largest number with no more than this below it
       let bar = vec3u(least) + (vec3u(1, 2, 3) << vec3u(shift));
       var below = vec4f();
-      for (var i = first; i < last; i++) {
+      for (${each}) {
         let x = scaled(base, i, temperature);
         let o = ordered(x);
         let m = only(weights(x, top), o >= vec4u(floor));

@@ -19,7 +19,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32
   for (var n = w.y * p.each; n < end; n++) {
     let g = GU[n * p.ld + f];
     let u = GU[n * p.ld + p.F + f];
-    let s = 1 / (1 + exp(-g));
+    let s = 1 / (1 + exp(min(-g, vec4f(80)))); // beyond, exp would overflow, and compilers may assume that nothing does
     //% if (GRAD) {
     let dy = DY[n * p.ldy + f];
     OUT[n * p.ld + f] = dy * u * (s + g * s * (1 - s));

@@ -2,7 +2,7 @@ import { closeSync, fstatSync, openSync } from 'node:fs';
 import { RunError, UsageError } from '../errors.ts';
 import { type MatrixUnits, matrixUnits } from './matrix_units.ts';
 import { countMemory } from './memory.ts';
-import { isSoftware, pollAsBefore, prepareSoftwareDriver, yieldToDriver } from './software_driver.ts';
+import { checksBounds, isSoftware, pollAsBefore, prepareSoftwareDriver, yieldToDriver } from './software_driver.ts';
 
 /** The open device and what the kernels need to know of it. */
 export interface Gpu {
@@ -32,7 +32,7 @@ export interface DeviceOptions {
   adapter?: string;
   /** Told once when the adapter is a software one, and of device trouble. */
   warn?: (line: string) => void;
-  /** Whether Dawn adds bounds checks to kernels. Default: unless the driver is a software one, which checks every access to memory itself. */
+  /** Whether Dawn adds bounds checks to kernels. Default: unless the driver is Mesa's software one, which checks every access to memory itself. */
   boundsChecks?: boolean;
 }
 
@@ -113,6 +113,17 @@ export function checkDevice(): void {
   if (failure) throw failure;
 }
 
+const NO_SUBGROUPS = { subgroup: 0, leastSubgroup: 0 };
+
+/**
+ * Lanes of a subgroup as `Gpu` keeps them. Dawn says 4 to 64 of every GPU on macOS and up to 128 of every one on Windows, which those systems
+ * cannot tell it; Apple's and NVIDIA's have 32 in every kernel.
+ */
+export function subgroupSizes({ vendor, subgroupMinSize: least = 0, subgroupMaxSize: most = 0 }: Pick<GPUAdapterInfo, 'vendor' | 'subgroupMinSize' | 'subgroupMaxSize'>): Pick<Gpu, 'subgroup' | 'leastSubgroup'> {
+  if (/^(apple|nvidia)$/i.test(vendor) && least <= 32 && most >= 32) return { subgroup: 32, leastSubgroup: 32 };
+  return { subgroup: least === most ? least : 0, leastSubgroup: least };
+}
+
 /** Loads Dawn: the npm package beside the program, or the addon that a single-file build unpacked. */
 export async function loadDawn(): Promise<DawnModule> {
   const unpacked = (globalThis as { rlhfDawn?: () => DawnModule }).rlhfDawn;
@@ -142,7 +153,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     return quietly(() => findAdapter(instances.at(-1)!, options.adapter));
   };
   let adapter = await find([]);
-  if (adapter && isSoftware(adapter.info) && !options.boundsChecks) adapter = await find(['disable_robustness']);
+  if (adapter && checksBounds(adapter.info) && !options.boundsChecks) adapter = await find(['disable_robustness']);
   // tfjs asks for navigator.gpu before it takes a device.
   Object.defineProperty(globalThis, 'navigator', { value: { gpu: instances.at(-1), userAgent: 'rlhf' }, configurable: true });
   if (!adapter) {
@@ -179,23 +190,21 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
       : new RunError(`GPU error: ${firstLine(error.message)}`);
     if (process.env.RLHF_DEBUG) process.stderr.write(`${error.message}\n`);
   });
-  const fixed = info.subgroupMinSize === info.subgroupMaxSize && device.features.has('subgroups');
   const features = new Set<string>(device.features);
   // In tests: kernels and plans as on a GPU, with this adapter's subgroups if it says `subgroups`, else as if theirs had no fixed size.
   const asGpu = process.env.RLHF_GPU_FORMS;
-  const subgroup = fixed && (!asGpu || asGpu === 'subgroups') ? info.subgroupMinSize! : 0;
+  const sizes = device.features.has('subgroups') && (!asGpu || asGpu === 'subgroups') ? subgroupSizes(info) : NO_SUBGROUPS;
   const opened: Gpu = {
     device,
     adapter,
     info,
-    subgroup,
-    leastSubgroup: asGpu && asGpu !== 'subgroups' || !device.features.has('subgroups') ? 0 : info.subgroupMinSize ?? 0,
+    ...sizes,
     registers: /^intel$/i.test(info.vendor) ? 64 : /^(apple|arm|qualcomm|img-tec)$/i.test(info.vendor) ? 128 : 255,
     software: software && !asGpu,
     maxBinding: limits.maxStorageBufferBindingSize,
     features,
     // Matrix units have not been seen to give right numbers on any hardware yet: only where somebody asks for them.
-    matrix: process.env.RLHF_MATRIX_UNITS ? matrixUnits(info, features, subgroup) : undefined,
+    matrix: process.env.RLHF_MATRIX_UNITS ? matrixUnits(info, features, sizes.subgroup) : undefined,
   };
   current = opened;
   if (software) yieldToDriver();

@@ -11,6 +11,9 @@ export const isSoftware = ({ device, description, architecture, isFallbackAdapte
   isFallbackAdapter === true || /^(software|swiftshader|warp)$/i.test(architecture ?? '')
   || /llvmpipe|lavapipe|swiftshader|Microsoft Basic Render/i.test(`${device} ${description}`);
 
+/** Whether the driver checks every access of a shader to memory whatever it is asked for: Mesa's does. */
+export const checksBounds = (info: Partial<GPUAdapterInfo>): boolean => isSoftware(info) && /llvmpipe|lavapipe/i.test(`${info.device} ${info.description}`);
+
 /**
  * Up to so many cores Mesa's software driver gets two threads a core (it would take one): it wakes them at every dispatch, and the
  * system often puts two on one core, of which the second waits for the first while the other core idles.

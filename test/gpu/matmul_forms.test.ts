@@ -40,7 +40,7 @@ test('a row has the same bits in every batch, from every store: alone, among 8, 
   onEachVariant(async (variant) => {
     const random = seeded(13);
     for (const [n, k, stores] of WIDTHS) {
-      assert.ok(new Set(BATCHES.map((m) => tileFor(m, n))).size > 2, 'several tiles are compared');
+      assert.ok(new Set(BATCHES.map((m) => tileFor('nn', m, n))).size > 1, 'several tiles are compared');
       const bias = padded(random.normals(n));
       for (const mode of ['nn', 'nt'] as const) {
         const [row, before, beside] = [random.normals(k), random.normals(n), random.normals(n)];

@@ -3,8 +3,8 @@ import { availableParallelism, getPriority } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { closeDevice, cpuLanes, gpu } from '../../src/gpu/device.ts';
-import { cpuFlags, hasWideVectors, isSoftware, keepCompiledApart } from '../../src/gpu/software_driver.ts';
+import { closeDevice, cpuLanes, gpu, subgroupSizes } from '../../src/gpu/device.ts';
+import { checksBounds, cpuFlags, hasWideVectors, isSoftware, keepCompiledApart } from '../../src/gpu/software_driver.ts';
 import { temporaryFolder } from '../files/temporary.ts';
 import { openForTests } from './device.ts';
 
@@ -65,14 +65,35 @@ test('drivers that run shaders on the CPU are told from GPUs, whatever else the 
     info('google', 'swiftshader', 'SwiftShader Device (LLVM 10.0.0)', 'SwiftShader driver: 5.0.0'),
     info('microsoft', '', 'Microsoft Basic Render Driver', 'D3D12 driver version 10.0.26100.1'),
     info('', '', '', '', true),
-  ]) assert.ok(isSoftware(software), JSON.stringify(software));
+  ]) {
+    assert.ok(isSoftware(software), JSON.stringify(software));
+    assert.is(checksBounds(software), software.vendor === 'mesa', JSON.stringify(software));
+  }
   for (const hardware of [
     info('nvidia', 'hopper', 'NVIDIA H200', 'NVIDIA: 570.133.20'),
     info('amd', 'rdna-3', 'AMD Radeon RX 7900 XTX', 'AMD proprietary driver: AMD Software: Adrenalin Edition 24.1.1'),
     info('amd', 'rdna-2', 'AMD Radeon Graphics (RADV REMBRANDT)', 'radv: Mesa 25.0.7 (LLVM 19.1.7)'),
     info('intel', 'xe', 'Intel(R) Iris(R) Xe Graphics (TGL GT2)', 'Intel open-source Mesa driver: Mesa 25.0.7'),
     info('apple', 'metal-3', 'Apple M2', 'Metal driver on macOS Version 14.5'),
-  ]) assert.not.ok(isSoftware(hardware), JSON.stringify(hardware));
+  ]) {
+    assert.not.ok(isSoftware(hardware), JSON.stringify(hardware));
+    assert.not.ok(checksBounds(hardware), JSON.stringify(hardware));
+  }
+});
+
+test('subgroups have a size where all are alike, and on Apple’s and NVIDIA’s GPUs, of which Dawn does not always know', () => {
+  const sizes = (vendor: string, subgroupMinSize?: number, subgroupMaxSize?: number): number[] => {
+    const { subgroup, leastSubgroup } = subgroupSizes({ vendor, subgroupMinSize, subgroupMaxSize } as GPUAdapterInfo);
+    return [subgroup, leastSubgroup];
+  };
+  assert.equal(sizes('nvidia', 32, 32), [32, 32]);
+  assert.equal(sizes('nvidia', 32, 128), [32, 32], 'on Windows');
+  assert.equal(sizes('apple', 4, 64), [32, 32], 'on macOS');
+  assert.equal(sizes('amd', 32, 64), [0, 32]);
+  assert.equal(sizes('amd', 64, 64), [64, 64]);
+  assert.equal(sizes('intel', 8, 32), [0, 8]);
+  assert.equal(sizes('apple', 64, 64), [64, 64], 'a contradiction: what Dawn says');
+  assert.equal(sizes('other'), [0, 0]);
 });
 
 test.run();

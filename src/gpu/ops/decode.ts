@@ -11,7 +11,7 @@ import { clear, copyToMirror, f32, launch } from '../program.ts';
 import { rowGrid } from '../tape.ts';
 import { destroy, persistent, scratch, type Storage, type Tensor } from '../tensor.ts';
 import { headWidths, withHeads } from './heads.ts';
-import { fewRowsLanes, rowKernel } from './reduction.ts';
+import { decodeLanes, rowKernel } from './reduction.ts';
 import type { HeadShape } from './attention.ts';
 
 /** One layer's keys and values: [slots, key heads, length, D] each, so that what a head reads lies end to end. */
@@ -92,7 +92,7 @@ export function attentionDecode(qkv: Tensor, shape: HeadShape, slots: Tensor, po
   if (o.stride !== o.cols) clear(o);
   const { keys, values, textures } = cache;
   const width = textures ? mirrorWidth(keys.storage) : 0;
-  const { made, rows: each } = rowKernel('attention_decode', withHeads(attentionSource), fewRowsLanes(), { D: headDim, ...headWidths({ K: width, V: width }) });
+  const { made, rows: each } = rowKernel('attention_decode', withHeads(attentionSource), decodeLanes(), { D: headDim, ...headWidths({ K: width, V: width }) });
   launch(made,
     [slots, positions, qkv, textures?.keys ?? keys, textures?.values ?? values, o],
     [heads, qkv.stride, o.stride, length, heads / kvHeads, f32(1 / Math.sqrt(headDim))], [Math.ceil(heads / each), qkv.rows]);

@@ -1,5 +1,6 @@
 import source from '../../../kernels/embedding.wgsl';
 import gradSource from '../../../kernels/embedding_grad.wgsl';
+import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
 import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
@@ -38,9 +39,10 @@ function scatter(table: Parameter, occurrences: Occurrences | undefined, dx: Ten
   if (!table.grad) return;
   if (!occurrences) throw new Error('the gradient of an embedding needs its occurrences');
   const ld = dx.stride / 4;
+  const lanes = gpu().software ? 8 : 64;
   for (const { grad, firstRow } of slicesOf(table)) {
-    launch(kernel('embedding_grad', gradSource), [occurrences.runs, occurrences.order, dx, grad!],
-      [ld, firstRow, grad!.rows, occurrences.runs.rows], [Math.ceil(ld / 8), ...grid(occurrences.runs.rows)]);
+    launch(kernel('embedding_grad', gradSource, { WG: lanes }), [occurrences.runs, occurrences.order, dx, grad!],
+      [ld, firstRow, grad!.rows, occurrences.runs.rows], [Math.ceil(ld / lanes), ...grid(occurrences.runs.rows)]);
   }
 }
 

@@ -45,14 +45,17 @@ export const tilesHere = (): readonly Tile[] => TILES.filter(fits);
 const groups = (m: number, n: number, { rows, cols }: Tile): number => Math.ceil(m / rows) * Math.ceil(n / cols);
 
 /**
- * The tile of a product of M × N results: the largest of which there are enough to fill a GPU, and few rows for decoding.
- * Every tile gives a result by the same chain of multiply-adds, so a row's bits do not depend on this choice.
+ * The tile of a product of M × N results: the largest of which there are enough to fill a GPU (of the small ones, which few rows get, half as
+ * many); where K may be split none below 64×64. Every tile gives a result by the same chain of multiply-adds, so a row's bits do
+ * not depend on this choice.
  */
-export function tileFor(m: number, n: number): Tile {
+export function tileFor(mode: Mode, m: number, n: number): Tile {
   if (forced) return forced;
   if (m <= 16) return FEW;
   if (m <= 64) return SOME;
-  return (gpu().registers > 64 ? [LARGE, LONG] : [LONG]).find((t) => groups(m, n, t) >= FILL && fits(t)) ?? SMALL;
+  const large = (gpu().registers > 64 ? [LARGE, LONG] : [LONG]).find((t) => groups(m, n, t) >= FILL && fits(t));
+  if (large || mode === 'tn') return large ?? SMALL;
+  return [SMALL, SOME].find((t) => groups(m, n, t) >= FILL / 2) ?? FEW;
 }
 
 /** The least steps of K that are worth a part of their own. */
@@ -68,7 +71,7 @@ export function splitFor(mode: Mode, m: number, n: number, k: number): { parts: 
   const whole = { parts: 1, chunk: k };
   if (mode !== 'tn') return whole;
   const bytes = m * Math.ceil(n / 4) * 16;
-  const most = Math.min(Math.ceil(FILL / groups(m, n, tileFor(m, n))), Math.floor(k / LEAST_CHUNK),
+  const most = Math.min(Math.ceil(FILL / groups(m, n, tileFor(mode, m, n))), Math.floor(k / LEAST_CHUNK),
     Math.floor(Math.min(MOST_SCRATCH, gpu().maxBinding) / bytes));
   if (most < 2) return whole;
   const chunk = Math.ceil(k / most / 16) * 16;

@@ -7,6 +7,8 @@ import type { Constants } from '../template.ts';
 export interface Lanes {
   subgroup: number;
   workgroup: number;
+  /** Lanes that take a row, in a kernel of rows: a subgroup (without subgroups a workgroup) where it is absent. */
+  row?: number;
 }
 
 /**
@@ -38,13 +40,27 @@ export function fewRowsLanes(): Lanes {
   return cpuLanes() ? { subgroup: CPU_ROW, workgroup: cpuLanes() } : { subgroup, workgroup: subgroup || 64 };
 }
 
+/** `rowLanes` for rows of so many vec4s; on a GPU a workgroup of 256 a row where a lane would take more than `most` of them. */
+export function lanesFor(vec4s: number, most: number): Lanes & { row: number } {
+  const lanes = rowLanes();
+  const row = lanes.subgroup || lanes.workgroup;
+  if (cpuLanes() || vec4s <= most * row) return { ...lanes, row };
+  return { subgroup: gpu().subgroup, workgroup: 256, row: 256 };
+}
+
+/** For a row a head that is being decoded, few and perhaps long: on a GPU 128 lanes, so that a few rows keep its memory busy. */
+export function decodeLanes(): Lanes {
+  const { subgroup } = gpu();
+  return cpuLanes() ? fewRowsLanes() : { subgroup: subgroup <= 128 ? subgroup : 0, workgroup: 128, row: 128 };
+}
+
 /** A kernel whose row is reduced by a whole workgroup (kernels/reduction.wgsl has the functions it may call). */
 export function wideKernel(name: string, text: string, lanes: Lanes, constants: Constants = {}): Kernel {
   const { subgroup, workgroup } = lanes;
   return kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: workgroup });
 }
 
-/** A kernel whose row is reduced by a subgroup where there is one; `rows` is how many a workgroup takes. */
+/** A kernel whose row is reduced by `lanes.row` lanes; `rows` is how many a workgroup takes. */
 export function rowKernel(
   name: string,
   text: string,
@@ -52,7 +68,7 @@ export function rowKernel(
   constants: Constants = {},
 ): { made: Kernel; rows: number } {
   const { subgroup, workgroup } = lanes;
-  const perRow = subgroup || workgroup;
+  const perRow = lanes.row ?? (subgroup || workgroup);
   const made = kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: perRow });
   return { made, rows: workgroup / perRow };
 }

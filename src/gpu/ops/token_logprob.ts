@@ -7,7 +7,10 @@ import { f32, launch } from '../program.ts';
 import { rowGrid, slicesOf, type Parameter, type Tape } from '../tape.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
 import { matmul } from './matmul.ts';
-import { grid, rowKernel, rowLanes } from './reduction.ts';
+import { grid, lanesFor, rowKernel } from './reduction.ts';
+
+/** vec4s of a row of logits that a lane takes at most on a GPU, before a workgroup takes the row. */
+const MOST_OF_LANE = 64;
 
 export interface TokenLogprobOptions {
   /** Logits are divided by it. */
@@ -35,7 +38,7 @@ export function tokenLogprob(tape: Tape, h: Tensor, w: Parameter, targets: Tenso
   const fit = Math.max(1, Math.floor(logitBytes() / (stride * 4)));
   const block = fit >= h.rows ? h.rows : Math.max(64, fit - (fit % 64));
   const parts = partsOf(h.rows, block);
-  const { made, rows } = rowKernel('token_logprob', source, rowLanes());
+  const { made, rows } = rowKernel('token_logprob', source, lanesFor(stride / 4, MOST_OF_LANE));
   const kept = new Map<number, Tensor>();
   for (const { first, count } of parts) {
     const logits = logitsOf(h.rowRange(first, count), w);
