@@ -7,6 +7,7 @@ export function fromTexts(option: Option, texts: string[], where: string): unkno
   switch (option.type) {
     case 'files':
     case 'strings':
+      if (texts.includes('')) throw new UsageError(`${where}: the value is empty`);
       return texts;
     case 'list':
       return texts.flatMap((text) => splitList(text, where));

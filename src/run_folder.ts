@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, sep } from 'node:path';
 import { UsageError } from './errors.ts';
 import { clearLeftovers, outputError, removeWhole, writeFileAtomic } from './files/atomic.ts';
 import { MetricsLog } from './metrics_log.ts';
@@ -129,7 +129,8 @@ export class RunFolder {
 /**
  * Looks whether a training command may use its `--out`, without writing.
  * @throws UsageError where it holds a model or checkpoints and neither --resume nor --overwrite is given, where
- *   --resume meets another command's run or other settings, or where a file is in the way
+ *   --resume meets another command's run or other settings, where --overwrite would remove a model that the run reads, or where a
+ *   file is in the way
  */
 export async function inspectRunFolder({
   kind,
@@ -143,6 +144,7 @@ export async function inspectRunFolder({
     throw outputError(error, out);
   }
   if (stats && !stats.isDirectory()) throw new UsageError(`--out: a file is in the way: ${show(out)}`);
+  if (stats && overwrite) refuseOwnInput(settings);
   if (!stats || overwrite) return { state: 'new' };
   const holds = contents(out);
   if (!resume) {
@@ -203,6 +205,18 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
     return folder;
   } catch (error) {
     throw outputError(error, path);
+  }
+}
+
+/** Settings that name a folder with a model to read. */
+const READ = { model: 'model', policy: 'policy', reward: 'reward', reference: 'reference', value: 'value', selectByReward: 'select-by-reward' };
+
+function refuseOwnInput(settings: Record<string, unknown> & { out: string }): void {
+  const out = realpathSync(settings.out);
+  for (const [key, option] of Object.entries(READ)) {
+    const read = settings[key];
+    if (typeof read !== 'string' || !existsSync(read) || !`${realpathSync(read)}${sep}`.startsWith(`${out}${sep}`)) continue;
+    throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');
   }
 }
 

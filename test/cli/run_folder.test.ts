@@ -6,6 +6,7 @@ import {
   readFileSync,
   readdirSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -42,6 +43,23 @@ async function refused(options: ReturnType<typeof begin>, message: RegExp, kind:
 const json = (path: string) => JSON.parse(readFileSync(path, 'utf8'));
 const checkpoint = (out: string, step = 5) =>
   mkdirSync(join(out, 'checkpoints', `step-00000${step}`), { recursive: true });
+
+test('--overwrite does not remove a model that the run reads', async () => {
+  const first = begin();
+  const { out } = first.settings;
+  (await openRunFolder(first)).close();
+  writeFileSync(join(out, 'model.safetensors'), 'weights');
+  const link = join(base, 'link');
+  symlinkSync(out, link);
+  for (const [option, read] of [['model', out], ['policy', `${out}/`], ['reward', link], ['reference', join(out, 'checkpoints')], ['value', join(link, '.')]]) {
+    await refused(begin({ out, overwrite: true, [option]: read }), new RegExp(`^--out: .* holds what --${option} names`));
+  }
+  await refused(begin({ out, overwrite: true, selectByReward: out }), /holds what --select-by-reward names/);
+  assert.is(readFileSync(join(out, 'model.safetensors'), 'utf8'), 'weights');
+  mkdirSync(`${out}-like`);
+  (await openRunFolder(begin({ out, overwrite: true, model: `${out}-like`, reward: 'cmd:judge' }))).close();
+  assert.not.ok(existsSync(join(out, 'model.safetensors')));
+});
 
 test('the folder exists from the start', async () => {
   const options = begin();

@@ -134,6 +134,8 @@ test('bad numbers and ranges name the option and the value', async () => {
     await refused([...sft, `--lr=${text}`], /--lr: ".*" is not a number/);
   }
   await refused([...sft, '--lr='], /--lr: the value is empty/);
+  await refused([...sft, '--data', ''], /--data: the value is empty/);
+  await refused(['sample', '--model', 'm', '--stop', ''], /--stop: the value is empty/);
   await refused([...sft, '--lr', '-0.1'], /--lr: -0.1 is out of range/);
   await refused([...sft, '--lr', '-1e-3'], /--lr: -1e-3 is out of range/);
   await refused([...sft, '--batch-size', '0'], /--batch-size: 0 is out of range, it must be at least 1/);
