@@ -7,7 +7,7 @@ export function fromTexts(option: Option, texts: string[], where: string): unkno
   switch (option.type) {
     case 'files':
     case 'strings':
-      if (texts.includes('')) throw new UsageError(`${where}: the value is empty`);
+      for (const text of texts) checkGiven(text, where);
       return texts;
     case 'list':
       return texts.flatMap((text) => splitList(text, where));
@@ -20,8 +20,12 @@ export function fromTexts(option: Option, texts: string[], where: string): unkno
   return fromText(option, texts.at(-1)!, where);
 }
 
+function checkGiven(text: string, where: string): void {
+  if (text === '') throw new UsageError(`${where}: the value is empty`);
+}
+
 function fromText(option: Option, text: string, where: string): unknown {
-  if (text === '' && option.type !== 'string') throw new UsageError(`${where}: the value is empty`);
+  if (option.type !== 'string') checkGiven(text, where);
   switch (option.type) {
     case 'number':
     case 'integer': {

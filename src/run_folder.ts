@@ -208,13 +208,14 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
   }
 }
 
-/** Settings that name a folder with a model to read. */
-const READ = { model: 'model', policy: 'policy', reward: 'reward', reference: 'reference', value: 'value', selectByReward: 'select-by-reward' };
+/** Options that name a folder with a model to read. */
+const READ = ['model', 'policy', 'reward', 'reference', 'value', 'select-by-reward'];
 
-function refuseOwnInput(settings: Record<string, unknown> & { out: string }): void {
+function refuseOwnInput(settings: RunFolderOptions['settings']): void {
   const out = realpathSync(settings.out);
-  for (const [key, option] of Object.entries(READ)) {
-    const read = settings[key];
+  const named = namedSettings(settings);
+  for (const option of READ) {
+    const read = named[option];
     if (typeof read !== 'string' || !existsSync(read) || !`${realpathSync(read)}${sep}`.startsWith(`${out}${sep}`)) continue;
     throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');
   }

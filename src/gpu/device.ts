@@ -113,8 +113,6 @@ export function checkDevice(): void {
   if (failure) throw failure;
 }
 
-const NO_SUBGROUPS = { subgroup: 0, leastSubgroup: 0 };
-
 /**
  * Lanes of a subgroup as `Gpu` keeps them. Dawn says 4 to 64 of every GPU on macOS and up to 128 of every one on Windows, which those systems
  * cannot tell it; Apple's and NVIDIA's have 32 in every kernel.
@@ -193,7 +191,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
   const features = new Set<string>(device.features);
   // In tests: kernels and plans as on a GPU, with this adapter's subgroups if it says `subgroups`, else as if theirs had no fixed size.
   const asGpu = process.env.RLHF_GPU_FORMS;
-  const sizes = device.features.has('subgroups') && (!asGpu || asGpu === 'subgroups') ? subgroupSizes(info) : NO_SUBGROUPS;
+  const sizes = device.features.has('subgroups') && (!asGpu || asGpu === 'subgroups') ? subgroupSizes(info) : { subgroup: 0, leastSubgroup: 0 };
   const opened: Gpu = {
     device,
     adapter,

@@ -3,16 +3,16 @@ import { availableParallelism, getPriority, setPriority } from 'node:os';
 import { join } from 'node:path';
 import { cacheFolder } from '../files/cache_folder.ts';
 
+/** Whether the driver checks every access of a shader to memory whatever it is asked for: Mesa's software driver does. */
+export const checksBounds = ({ device, description }: Partial<GPUAdapterInfo>): boolean => /llvmpipe|lavapipe/i.test(`${device} ${description}`);
+
 /**
  * Whether an adapter's shaders run on the CPU: Dawn calls such adapters fallbacks, or they have a name that is known. A description alone says
  * nothing: those of GPUs' drivers may speak of software too (AMD's is part of `AMD Software`).
  */
-export const isSoftware = ({ device, description, architecture, isFallbackAdapter }: Partial<GPUAdapterInfo>): boolean =>
-  isFallbackAdapter === true || /^(software|swiftshader|warp)$/i.test(architecture ?? '')
-  || /llvmpipe|lavapipe|swiftshader|Microsoft Basic Render/i.test(`${device} ${description}`);
-
-/** Whether the driver checks every access of a shader to memory whatever it is asked for: Mesa's does. */
-export const checksBounds = (info: Partial<GPUAdapterInfo>): boolean => isSoftware(info) && /llvmpipe|lavapipe/i.test(`${info.device} ${info.description}`);
+export const isSoftware = (info: Partial<GPUAdapterInfo>): boolean =>
+  info.isFallbackAdapter === true || /^(software|swiftshader|warp)$/i.test(info.architecture ?? '') || checksBounds(info)
+  || /swiftshader|Microsoft Basic Render/i.test(`${info.device} ${info.description}`);
 
 /**
  * Up to so many cores Mesa's software driver gets two threads a core (it would take one): it wakes them at every dispatch, and the

@@ -117,8 +117,8 @@ const each = async <T>(list: readonly T[], check: (item: T) => Promise<Check[]>)
 const ATTENTION = ['', '_split'].flatMap((form) => ['', '_grad_q', '_grad_kv'].map((pass) => `attention${form}${pass}`)).concat('attention_bindings', 'heads', 'split_heads');
 
 export const layerTests: KernelTest[] = [
-  ...inBoth('norm', ['norm', 'norm_grad', 'column_sum'], (storage) => each(['layer', 'rms'] as const, async (kind) =>
-    (await each(normSizes(), (size) => checkNorm(kind, storage, size))))),
+  ...inBoth('norm', ['norm', 'norm_grad', 'column_sum'], (storage) => each(['layer', 'rms'] as const, (kind) =>
+    each(normSizes(), (size) => checkNorm(kind, storage, size)))),
   ...inBoth('attention', ATTENTION, (storage) =>
     each(shapesIn(storage), (shape) => checkAttention(shape, storage)),
   ),

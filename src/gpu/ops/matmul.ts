@@ -41,9 +41,9 @@ function noBias(): Tensor {
 /** A form of the product for given shapes, and the results that a workgroup computes. */
 export interface Made { kernel: Kernel; tileRows: number; tileCols: number }
 
-function tiled(mode: Mode, constants: Constants, m: number, n: number): Made {
+function tiled(constants: Constants, mode: Mode, m: number, n: number): Made {
   const { rows, cols, threadRows, threadCols } = tileFor(mode, m, n);
-  const all = { ...constants, MODE: mode, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols, PREFETCH: gpu().registers > 128 };
+  const all = { ...constants, FORM: 'tiled', TM: rows, TN: cols, RT: threadRows, CT: threadCols, PREFETCH: gpu().registers > 128 };
   return { kernel: kernel('matmul', `${source}\n${tiledSource}`, all), tileRows: rows, tileCols: cols };
 }
 
@@ -53,7 +53,7 @@ function splitMatmul(a: Tensor, b: Tensor, c: Tensor, store: Store, [m, n, k]: [
   const { parts, chunk } = splitFor('tn', m, n, k);
   if (parts === 1) return false;
   const columns = store.kind === 'add' ? store.columns : undefined;
-  const { kernel: made, tileRows, tileCols } = tiled('tn', { STORE: 'part', ACT: '', COLUMNS: columns !== undefined }, m, n);
+  const { kernel: made, tileRows, tileCols } = tiled({ MODE: 'tn', STORE: 'part', ACT: '', COLUMNS: columns !== undefined }, 'tn', m, n);
   const rows = columns ? m + 1 : m; // of a part
   const part = scratch(parts * rows, n);
   const ldp = part.stride / 4;
@@ -116,7 +116,7 @@ export function matmul(mode: Mode, a: Tensor, b: Tensor, c: Tensor, store: Store
   const width = ({ storage }: Tensor, i: number): number => (panels[i] ? 0 : mirrorWidth(storage));
   const { kernel: made, tileRows, tileCols } = onMatrixUnits ?? (mirrored
     ? broadcast(constants, mode, [m, n, k], { A_WIDTH: width(a, 0), B_WIDTH: width(b, 1) })
-    : tiled(mode, constants, m, n));
+    : tiled(constants, mode, m, n));
   const tensors: (Tensor | Mirror)[] = mirrored ? [a, b].map((t, i) => (panels[i] ? mirrorInPanels : mirrorOf)(t)) : [a, b];
   const bias = 'bias' in store ? store.bias : undefined;
   if (HAVE_BIAS.has(store.kind)) tensors.push(bias ?? noBias());

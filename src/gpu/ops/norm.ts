@@ -5,7 +5,7 @@ import { f32, launch } from '../program.ts';
 import type { Parameter, Tape } from '../tape.ts';
 import { release, rowVec4s, scratch, type Tensor } from '../tensor.ts';
 import { columnSum } from './column_sum.ts';
-import { fewRowsLanes, grid, lanesFor, rowKernel } from './reduction.ts';
+import { fewRowsLanes, grid, lanesFor, lanesOfRow, rowKernel } from './reduction.ts';
 
 /** A lane keeps so many vec4s of its row in registers; a longer row is read again for each of the sums. */
 const MOST_OWN = 8;
@@ -20,7 +20,7 @@ export function norm(tape: Tape, x: Tensor, kind: 'layer' | 'rms', weight: Param
   const ld = rowVec4s(x);
   const lanes = cpuLanes() ? fewRowsLanes() : lanesFor(ld, MOST_OWN);
   const turns = cpuLanes() ? TURNS : 1;
-  const each = Math.ceil(ld / (lanes.row ?? lanes.subgroup)); // vec4s a lane
+  const each = Math.ceil(ld / lanesOfRow(lanes)); // vec4s a lane
   const own = { ...(each <= MOST_OWN ? { OWN: each, LD: ld } : { OWN: 0, LD: 0 }), TURNS: turns > 1 };
   const forward = rowKernel('norm', source, lanes, { KIND: kind, ...own });
   const groups = grid(Math.ceil(x.rows / forward.rows / turns));

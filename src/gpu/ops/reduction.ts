@@ -34,18 +34,18 @@ export function rowLanes(): Lanes {
   return { subgroup: subgroup <= 64 ? subgroup : 0, workgroup: 64 };
 }
 
-/** A subgroup a row, and no more rows in a workgroup than share a subgroup; without subgroups, a workgroup of 64 a row. */
-export function fewRowsLanes(): Lanes {
-  const { subgroup } = gpu();
-  return cpuLanes() ? { subgroup: CPU_ROW, workgroup: cpuLanes() } : { subgroup, workgroup: subgroup || 64 };
-}
+/** On a CPU: no more rows in a workgroup than share a subgroup. */
+export const fewRowsLanes = (): Lanes => ({ subgroup: CPU_ROW, workgroup: cpuLanes() });
 
-/** `rowLanes` for rows of so many vec4s; on a GPU a workgroup of 256 a row where a lane would take more than `most` of them. */
-export function lanesFor(vec4s: number, most: number): Lanes & { row: number } {
+/** Lanes that take a row in a kernel of rows. */
+export const lanesOfRow = ({ subgroup, workgroup, row }: Lanes): number => row ?? (subgroup || workgroup);
+
+/** `rowLanes` for rows of so many vec4s; on a GPU a whole workgroup a row where a lane would take more than `most` of them. */
+export function lanesFor(vec4s: number, most: number): Lanes {
   const lanes = rowLanes();
-  const row = lanes.subgroup || lanes.workgroup;
-  if (cpuLanes() || vec4s <= most * row) return { ...lanes, row };
-  return { subgroup: gpu().subgroup, workgroup: 256, row: 256 };
+  if (cpuLanes() || vec4s <= most * lanesOfRow(lanes)) return lanes;
+  const wide = wideLanes();
+  return { ...wide, row: wide.workgroup };
 }
 
 /** For a row a head that is being decoded, few and perhaps long: on a GPU 128 lanes, so that a few rows keep its memory busy. */
@@ -68,7 +68,7 @@ export function rowKernel(
   constants: Constants = {},
 ): { made: Kernel; rows: number } {
   const { subgroup, workgroup } = lanes;
-  const perRow = lanes.row ?? (subgroup || workgroup);
+  const perRow = lanesOfRow(lanes);
   const made = kernel(name, `${source}\n${text}`, { ...constants, SUBGROUP: subgroup, WG: workgroup, LANES: perRow });
   return { made, rows: workgroup / perRow };
 }
