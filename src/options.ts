@@ -6,7 +6,8 @@ function pick<K extends keyof typeof all>(...names: K[]): Pick<typeof all, K> {
 }
 
 const run = pick('config', 'quiet');
-const device = withDefaults(pick('device', 'memory', 'dtype', 'seed'), { dtype: 'f32', seed: 0 });
+const deviceOnly = withDefaults(pick('device', 'dtype', 'seed'), { dtype: 'f32', seed: 0 });
+const device = { ...deviceOnly, ...pick('memory') };
 const rowRules = pick('skip-bad-rows', 'truncate', 'skip-long', 'chat-template');
 const decoding = withDefaults(pick('temperature', 'top-k', 'top-p', 'max-new-tokens', 'stop', 'greedy'), {
   temperature: 1,
@@ -239,7 +240,7 @@ export const evalOptions = withDefaults(
 );
 
 export const chatOptions = withDefaults(
-  { ...requiring(pick('model'), 'model'), ...pick('system', 'chat-template'), ...decoding, ...run, ...device },
+  { ...requiring(pick('model'), 'model'), ...pick('system', 'chat-template'), ...decoding, ...run, ...deviceOnly },
   { temperature: 0.7, 'top-p': 0.95, 'max-new-tokens': 512 },
 );
 
@@ -261,7 +262,7 @@ export const labelOptions = withDefaults(
 export const doctorOptions = { ...pick('self-test', 'device'), ...run };
 
 export const benchOptions = withDefaults(
-  { ...pick('model', 'batch', 'length', 'steps', 'against'), ...run, ...device },
+  { ...pick('model', 'batch', 'length', 'steps', 'against'), ...run, ...deviceOnly },
   { batch: 32, length: 64, steps: 10 },
 );
 

@@ -1,13 +1,19 @@
 import { isDeepStrictEqual } from 'node:util';
-import { existsSync, mkdirSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, realpathSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join, sep } from 'node:path';
+import { join, relative, resolve, sep } from 'node:path';
 import { UsageError } from './errors.ts';
 import { clearLeftovers, outputError, removeWhole, writeFileAtomic } from './files/atomic.ts';
+import { checkUnlocked, FolderLock } from './files/lock.ts';
+import { modelHashes } from './files/model_hashes.ts';
 import { MetricsLog } from './metrics_log.ts';
 import { show } from './option_values.ts';
+import { contents, isOwn, MOVING, putBack, putBackLocked, REPLACED, setAside } from './run_files.ts';
 import { namedSettings } from './settings.ts';
 import { versions } from './versions.ts';
+
+/** SHA-256 of a model's files by their names, for each option that names a model. */
+export type ModelHashes = Record<string, Record<string, string>>;
 
 /**
  * What rlhf.json holds. Hashes are SHA-256 in hexadecimal, times ISO 8601, `seconds` of work over all parts of the
@@ -21,6 +27,7 @@ export interface RunRecord {
   argv?: string[];
   adapter?: unknown;
   data?: Record<string, string>;
+  models?: ModelHashes;
   started: string;
   finished?: string;
   seconds?: number;
@@ -43,22 +50,6 @@ export interface RunFolderOptions {
  */
 const mayDiffer = new Set(['out', 'device', 'memory', 'save-every', 'max-steps']);
 
-/** What makes a folder one that must not be written over unasked. */
-const modelFiles = [
-  'config.json',
-  'model.safetensors',
-  'model.safetensors.index.json',
-  'adapter_config.json',
-  'adapter_model.safetensors',
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'generation_config.json',
-  'special_tokens_map.json',
-  'chat_template.jinja',
-];
-const isWeights = (name: string): boolean => /^(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors$/.test(name);
-const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
-
 /** What a folder holds: nothing of a run, an unfinished run with or without checkpoints, or a finished one. */
 export type RunState = 'new' | 'started' | 'resumable' | 'complete';
 
@@ -74,13 +65,14 @@ export class RunFolder {
     readonly state: RunState,
     readonly record: RunRecord,
     readonly metrics: MetricsLog,
+    readonly lock: FolderLock,
   ) {
     this.#secondsBefore = record.seconds ?? 0;
   }
 
   /** @internal use openRunFolder */
-  static make = (path: string, state: RunState, record: RunRecord, metrics: MetricsLog): RunFolder =>
-    new RunFolder(path, state, record, metrics);
+  static make = (path: string, state: RunState, record: RunRecord, metrics: MetricsLog, lock: FolderLock): RunFolder =>
+    new RunFolder(path, state, record, metrics, lock);
 
   get checkpoints(): string {
     return join(this.path, 'checkpoints');
@@ -93,32 +85,43 @@ export class RunFolder {
   }
 
   /**
-   * Records the hashes of the data that was read.
-   * @throws UsageError where a resumed run had other data
+   * Records the hashes of the data and of the models that are read.
+   * @throws UsageError where a resumed run had others
    */
-  async noteData(hashes: Record<string, string>): Promise<void> {
-    const before = this.record.data;
-    if (this.state === 'resumable' && before) {
-      for (const [source, hash] of Object.entries(hashes)) {
-        if (before[source] !== undefined && before[source] !== hash) {
-          throw new UsageError(
-            `${source}: not the data that the run in ${this.path} began with`,
-            'use the same file, or start anew with --overwrite',
-          );
-        }
+  async noteInputs(data: Record<string, string>, models: ModelHashes = {}): Promise<void> {
+    const before = this.record;
+    if (this.state === 'resumable') {
+      const known = new Map(Object.entries(before.data ?? {}).map(([source, hash]) => [pathOf(source), hash]));
+      for (const [source, hash] of Object.entries(data)) this.#checkSame(source, known.get(pathOf(source)), hash, 'data');
+      for (const [option, files] of Object.entries(models)) {
+        for (const [file, hash] of Object.entries(files)) this.#checkSame(`--${option}: ${file}`, before.models?.[option]?.[file], hash, 'model');
       }
     }
-    await this.note({ data: { ...before, ...hashes } });
+    await this.note({ data: { ...before.data, ...data }, models: { ...before.models, ...models } });
   }
 
-  /** The model is in place: marks the run as finished. */
-  async finish(facts: Partial<RunRecord> = {}): Promise<void> {
-    await this.note({ ...facts, finished: new Date().toISOString(), complete: true });
+  #checkSame(what: string, before: string | undefined, hash: string, kind: 'data' | 'model'): void {
+    if (before === undefined || before === hash) return;
+    throw new UsageError(`${what}: not the ${kind} that the run in ${this.path} began with`, `use the same ${kind}, or start anew with --overwrite`);
+  }
+
+  /** The run has something to show: what --overwrite kept of the older one goes. */
+  dropReplaced(): void {
+    removeWhole(join(this.path, REPLACED));
+  }
+
+  /** The model of `done` steps is in place; `complete` marks the run as finished. */
+  async end(facts: Partial<RunRecord>, complete: boolean): Promise<void> {
+    await this.note(complete ? { ...facts, finished: new Date().toISOString(), complete } : facts);
+    this.dropReplaced();
     this.close();
   }
 
+  /** Where the run has come to nothing, an older one that it was to replace is put back. */
   close(): void {
     this.metrics.close();
+    putBack(this.path);
+    this.lock.release();
   }
 
   #seconds(): number {
@@ -127,10 +130,10 @@ export class RunFolder {
 }
 
 /**
- * Looks whether a training command may use its `--out`, without writing.
- * @throws UsageError where it holds a model or checkpoints and neither --resume nor --overwrite is given, where
- *   --resume meets another command's run or other settings, where --overwrite would remove a model that the run reads, or where a
- *   file is in the way
+ * Looks whether a training command may use its `--out`; puts back what a run that was killed in between has half moved.
+ * @throws UsageError where it holds a model or checkpoints and neither --resume nor --overwrite is given, where another run is
+ *   working in it, where --resume meets another command's run or other settings, where --overwrite would take away what the run
+ *   reads, or where a file is in the way
  */
 export async function inspectRunFolder({
   kind,
@@ -144,8 +147,13 @@ export async function inspectRunFolder({
     throw outputError(error, out);
   }
   if (stats && !stats.isDirectory()) throw new UsageError(`--out: a file is in the way: ${show(out)}`);
-  if (stats && overwrite) refuseOwnInput(settings);
-  if (!stats || overwrite) return { state: 'new' };
+  if (!stats) return { state: 'new' };
+  checkUnlocked(out);
+  if (existsSync(join(out, MOVING))) putBackLocked(out);
+  if (overwrite) {
+    refuseOwnInput(settings);
+    return { state: 'new' };
+  }
   const holds = contents(out);
   if (!resume) {
     if (holds.model)
@@ -154,6 +162,11 @@ export async function inspectRunFolder({
       throw new UsageError(
         `--out: ${show(out)} holds checkpoints`,
         'go on with --resume, or replace them with --overwrite',
+      );
+    if (existsSync(join(out, REPLACED)))
+      throw new UsageError(
+        `--out: ${show(out)} holds an older run in ${REPLACED}/, which one that was killed was to replace`,
+        'go on with --resume, or replace it with --overwrite',
       );
     return { state: 'new' };
   }
@@ -174,8 +187,8 @@ export async function inspectRunFolder({
 
 /**
  * Opens the output folder of a training command: `new` runs get rlhf.json, an empty metrics.jsonl and checkpoints/;
- * with --overwrite what an older run left is removed first; `resumable` ones keep everything, and the caller cuts the
- * metrics back to its checkpoint's step.
+ * `resumable` ones keep everything, and the caller cuts the metrics back to its checkpoint's step. With --overwrite an older run lies in
+ * replaced/ until the new one has a checkpoint or its model, and comes back where it has come to nothing. One process at a time.
  * @throws UsageError as inspectRunFolder does; RunError where the folder cannot be written
  */
 export async function openRunFolder(options: RunFolderOptions): Promise<RunFolder> {
@@ -194,55 +207,65 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
           started: new Date().toISOString(),
           complete: false,
         };
+  let lock: FolderLock | undefined;
   try {
-    mkdirSync(join(path, 'checkpoints'), { recursive: true });
+    mkdirSync(path, { recursive: true });
+    lock = FolderLock.take(path);
     await clearLeftovers(path);
     await clearLeftovers(join(path, 'checkpoints'));
-    if (state === 'new' || state === 'started') await removeRun(path, record);
-    const metrics = new MetricsLog(join(path, 'metrics.jsonl'));
-    const folder = RunFolder.make(path, state, record, metrics);
+    if (state === 'new' || state === 'started') await begin(path, record);
+    else removeWhole(join(path, REPLACED));
+    const folder = RunFolder.make(path, state, record, new MetricsLog(join(path, 'metrics.jsonl')), lock);
     if (state !== 'complete') await folder.note({});
     return folder;
   } catch (error) {
+    if (lock) putBack(path);
+    lock?.release();
     throw outputError(error, path);
   }
 }
 
 /** Options that name a folder with a model to read. */
-const READ = ['model', 'policy', 'reward', 'reference', 'value', 'select-by-reward'];
+const READ_MODELS = ['model', 'policy', 'reward', 'reference', 'value', 'select-by-reward'];
+
+/** Hashes of the models that a run's settings name; a model that several options name is read once. */
+export async function modelsRead(settings: object): Promise<ModelHashes> {
+  const named = namedSettings(settings);
+  const known = new Map<string, Promise<Record<string, string>>>();
+  const hashes: ModelHashes = {};
+  for (const option of READ_MODELS) {
+    const dir = named[option];
+    if (typeof dir !== 'string' || dir.startsWith('cmd:')) continue;
+    const path = resolve(dir);
+    if (!known.has(path)) known.set(path, modelHashes(dir));
+    hashes[option] = await known.get(path)!;
+  }
+  return hashes;
+}
+
+/** Options that name files to read. */
+const READ_FILES = ['data', 'eval-data', 'prompts', 'demonstrations', 'pretrain', 'tokenizer-data', 'tokenizer', 'chat-template'];
 
 function refuseOwnInput(settings: RunFolderOptions['settings']): void {
   const out = realpathSync(settings.out);
   const named = namedSettings(settings);
-  for (const option of READ) {
-    const read = named[option];
-    if (typeof read !== 'string' || !existsSync(read) || !`${realpathSync(read)}${sep}`.startsWith(`${out}${sep}`)) continue;
-    throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');
+  for (const option of [...READ_MODELS, ...READ_FILES]) {
+    for (const read of [named[option]].flat()) {
+      if (typeof read !== 'string' || read === '-' || !existsSync(read)) continue;
+      const [first] = relative(out, realpathSync(read)).split(sep);
+      if (first !== '' && !isOwn(first!)) continue;
+      throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');
+    }
   }
 }
 
-function contents(path: string): { model: boolean; checkpoints: boolean } {
-  const names = readdirSync(path);
-  const checkpoints = join(path, 'checkpoints');
-  const inside = existsSync(checkpoints) && statSync(checkpoints).isDirectory() ? readdirSync(checkpoints) : [];
-  return {
-    model: names.some((name) => name === 'config.json' || name.startsWith('adapter_') || isWeights(name)),
-    checkpoints: inside.some((name) => !name.startsWith('.') && !/\.tmp-/.test(name)),
-  };
-}
-
-/**
- * Removes what runs write, and nothing else: the folder may hold other files. Killed in between, it leaves the old run whole
- * but for its checkpoints, or one that has just started: the new record stands before anything else goes.
- */
-async function removeRun(path: string, record: RunRecord): Promise<void> {
-  removeWhole(join(path, 'checkpoints'));
+/** Begins a run: an older one is set aside; of one that came to nothing goes what the new one would add to. */
+async function begin(path: string, record: RunRecord): Promise<void> {
+  const { model, checkpoints } = contents(path);
+  if (model || checkpoints) setAside(path);
+  else if (existsSync(join(path, 'rlhf.json'))) for (const name of ['metrics.jsonl', 'rollouts']) removeWhole(join(path, name));
+  mkdirSync(join(path, 'checkpoints'), { recursive: true });
   await writeFileAtomic(join(path, 'rlhf.json'), `${JSON.stringify(record, null, 2)}\n`);
-  for (const name of ownFolders) removeWhole(join(path, name));
-  const files = readdirSync(path).filter((name) => name === 'metrics.jsonl' || modelFiles.includes(name) || isWeights(name));
-  // Weights first: there are none without their config.
-  for (const name of files.sort((a, b) => Number(isWeights(b)) - Number(isWeights(a)))) rmSync(join(path, name));
-  mkdirSync(join(path, 'checkpoints'));
 }
 
 async function readRecord(path: string): Promise<RunRecord | undefined> {
@@ -273,7 +296,7 @@ function checkSame(out: string, kind: string, record: RunRecord, settings: Recor
     );
   const now = JSON.parse(JSON.stringify(settings)) as Record<string, unknown>;
   const different = [...new Set([...Object.keys(record.settings), ...Object.keys(now)])]
-    .filter((name) => !mayDiffer.has(name) && !isDeepStrictEqual(record.settings[name], now[name]))
+    .filter((name) => !mayDiffer.has(name) && !sameSetting(name, record.settings[name], now[name]))
     .sort()
     .map(
       (name) => `--${name} (was ${show(record.settings[name] ?? null, false)}, now ${show(now[name] ?? null, false)})`,
@@ -281,3 +304,13 @@ function checkSame(out: string, kind: string, record: RunRecord, settings: Recor
   if (different.length > 0)
     throw new UsageError(`--resume: other settings than the run's: ${different.join(', ')}`, hint);
 }
+
+/** Whether two values say the same: paths may be written differently. */
+function sameSetting(name: string, before: unknown, now: unknown): boolean {
+  const comparable = (value: unknown): unknown =>
+    READ_MODELS.includes(name) || READ_FILES.includes(name) ? [value].flat().map((item) => (typeof item === 'string' ? pathOf(item) : item)) : value;
+  return isDeepStrictEqual(comparable(before), comparable(now));
+}
+
+/** What a source's or a model's name stands for: a path as such, standard input or a program as it is. */
+const pathOf = (name: string): string => (name === '-' || name.startsWith('cmd:') ? name : resolve(name));

@@ -3,6 +3,7 @@ import { existsSync, renameSync, rmSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { RunError } from '../errors.ts';
+import { isAlive } from './process.ts';
 
 /** Turns the system's error about an output file into a RunError that names it; other errors come back as they are. */
 export function outputError(error: unknown, path: string): unknown {
@@ -156,7 +157,7 @@ export async function clearLeftovers(folder: string): Promise<void> {
   try {
     for (const entry of entries) {
       const [, name, kind, pid] = /^(.+)\.(tmp|old)-(\d+)-[0-9a-f]{8}$/.exec(entry) ?? [];
-      if (!name || inUse.has(resolve(folder, entry)) || isAlive(Number(pid))) continue;
+      if (!name || inUse.has(resolve(folder, entry)) || worksElsewhere(Number(pid))) continue;
       if (kind === 'old' && !existsSync(join(folder, name))) await rename(join(folder, entry), join(folder, name));
       else await rm(join(folder, entry), { recursive: true, force: true });
     }
@@ -165,12 +166,4 @@ export async function clearLeftovers(folder: string): Promise<void> {
   }
 }
 
-function isAlive(pid: number): boolean {
-  if (pid === process.pid) return false;
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-}
+const worksElsewhere = (pid: number): boolean => pid !== process.pid && isAlive(pid);

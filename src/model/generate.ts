@@ -9,6 +9,7 @@ import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { destroy, persistent, scratch, stage, upload, vector, type Staged, type Tensor } from '../gpu/tensor.ts';
 import { gpu } from '../gpu/device.ts';
+import { mostThatFit, planMemory } from '../train/memory.ts';
 import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
 import { BatchTensors, packRows, shapeKey, shapeOf, type BatchShape, type PackRow } from './batch.ts';
 import type { Decoder } from './decoder.ts';
@@ -311,17 +312,21 @@ function free(program: Program<unknown>, tensor: Tensor): void {
 
 /**
  * Continues a stream of requests with caches as long as they need: a request that is longer than those before waits until
- * they have ended and gets larger caches. Responses come in the order in which they end; none depends on the others.
+ * they have ended and gets larger caches. Responses come in the order in which they end; none depends on the others. Fewer are decoded side by
+ * side where `memory` (bytes) or the device has no room for `slots`.
  */
 export async function* generate(decoder: Decoder, requests: AsyncIterable<Request> | Iterable<Request>, settings: SamplerSettings,
-  options: Omit<GeneratorOptions, 'length'>): AsyncGenerator<Response> {
+  { memory, ...options }: Omit<GeneratorOptions, 'length'> & { memory?: number }): AsyncGenerator<Response> {
   const source = (async function* (): AsyncGenerator<Request> { yield* requests; })();
   let next = await source.next();
   while (!next.done) {
     const need = (request: Request): number => Math.min(decoder.config.context, request.prompt.length + request.maxNewTokens);
     let length = 64;
     while (length < need(next.value)) length *= 2;
-    const generator = new Generator(decoder, { ...options, length });
+    const make = (slots: number): Generator => new Generator(decoder, { ...options, slots, length });
+    const longest = new Int32Array(Math.min(length, decoder.config.context) - 1);
+    const slots = mostThatFit(memory, options.slots, 1, (most) => planMemory(() => make(most), (made) => made.prepare(Array<Int32Array>(most).fill(longest)), []));
+    const generator = make(slots);
     const fitting = async function* (): AsyncGenerator<Request> {
       for (; !next.done && need(next.value) <= length; next = await source.next()) yield next.value;
     };

@@ -149,10 +149,11 @@ function withShapes({ passes, batches }: Upcoming): Shaped {
   return { passes, shapes: [...shapes.values()].sort((a, b) => b.tokens - a.tokens || b.picks - a.picks || b.rows - a.rows) };
 }
 
-/** Padding that passes have run over, for each real token: 0.05 where 105 tokens were computed for 100. */
+/** Padding that passes have run over, for each real token: 0.05 where 105 tokens were computed for 100; 0 where none has run. */
 export function paddingShare(...passes: readonly Pick<Passes, 'ran'>[]): number {
   const sum = (key: 'tokens' | 'rounded'): number => passes.reduce((total, { ran }) => total + ran[key], 0);
-  return Number((sum('rounded') / Math.max(1, sum('tokens')) - 1).toFixed(4));
+  const tokens = sum('tokens');
+  return tokens === 0 ? 0 : Number((sum('rounded') / tokens - 1).toFixed(4));
 }
 
 /** The objective of supervised training: weighted negative log-likelihood, its sums added to `totals` [2,4]. */

@@ -32,7 +32,7 @@ export async function evaluateChoices(settings: EvalSettings, tokenizer: Tokeniz
   }, rowPolicy(settings, context));
   if (settings.dryRun) return { rows: questions.length, parameters: model.weights.count };
 
-  const reader = new LogprobReader(model);
+  const reader = LogprobReader.within(settings.memory, model);
   const right: Record<'sum' | 'token' | 'byte', number[]> = { sum: [], token: [], byte: [] };
   await inGroups('eval multiple-choice', questions, settings, context, async (group) => {
     const found = await reader.logprobs(group.flatMap(({ rows, promptLength }) => rows.map((ids) => ({ ids, from: promptLength }))));

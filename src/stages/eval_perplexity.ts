@@ -34,7 +34,7 @@ export async function evaluatePerplexity(settings: EvalSettings, tokenizer: Toke
   }
   if (settings.dryRun) return { rows: rows.length, parameters: model.weights.count };
 
-  const reader = new LogprobReader(model);
+  const reader = LogprobReader.within(settings.memory, model);
   const losses: number[] = [];
   const tokens: number[] = [];
   await inGroups('eval perplexity', rows, settings, context, async (group) => {

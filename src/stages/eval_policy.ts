@@ -24,7 +24,7 @@ export async function evaluatePolicy(settings: EvalSettings, tokenizer: Tokenize
   const policy = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   if (settings.baseline) await sameTokenizer(settings.baseline, tokenizer, '--baseline');
   const baseline = settings.baseline ? loadModel(settings.baseline, { dtype: settings.dtype, kind: 'lm' }) : undefined;
-  const reward = settings.reward ? await openReward(settings.reward, tokenizer, context, settings.dtype) : undefined;
+  const reward = settings.reward ? await openReward(settings.reward, tokenizer, context, settings) : undefined;
   // Each model reads ids that the others drew; how long rows may be is settled by the smallest context.
   for (const writer of [policy, ...(baseline ? [baseline] : [])]) {
     if (baseline) checkReader('--baseline', baseline, writer, 0);
@@ -90,7 +90,7 @@ async function answerAll(model: Model, rows: readonly PromptRow[], room: number,
   const answers = new Array<Response>(rows.length);
   let done = 0;
   context.progress.start(`answers of ${label}`, { total: rows.length, unit: 'answers' });
-  const options = { slots: settings.batchSize, ends: [...tokenizer.eosIds], cut };
+  const options = { slots: settings.batchSize, memory: settings.memory, ends: [...tokenizer.eosIds], cut };
   for await (const response of generate(model.decoder, requests, { ...draw, seed: settings.seed, iteration: 0 }, options)) {
     answers[response.request.row] = response;
     context.progress.update({ done: ++done });
@@ -116,7 +116,7 @@ function answered(response: Response, prompt: Prompt, context: number, tokenizer
 
 /** Σ_t log π(y_t) − log π_base(y_t) of each answer: its mean over π's own samples is the KL divergence a sequence (k1). */
 async function divergences(policy: Model, baseline: Model, answers: readonly Response[], settings: EvalSettings, context: RunContext): Promise<number[]> {
-  const [ours, theirs] = [new LogprobReader(policy), new LogprobReader(baseline)];
+  const [ours, theirs] = [LogprobReader.within(settings.memory, policy), LogprobReader.within(settings.memory, baseline)];
   const sums: number[] = [];
   await inGroups('KL', answers, settings, context, async (group) => {
     const rows = group.map(({ request, ids }) => ({ ids: [...Array.from(request.prompt), ...ids], from: request.prompt.length }));

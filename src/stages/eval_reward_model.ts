@@ -17,7 +17,7 @@ export async function evaluateRewardModel(settings: EvalSettings, tokenizer: Tok
   if (!rankings.hasStrictPair()) {
     throw new UsageError(`${settings.data.join(', ')}: all ranks are ties, so there is no pair to judge`);
   }
-  const scorer = new Scorer(model);
+  const scorer = Scorer.within(settings.memory, model);
   const scored: ScoredRanking[] = [];
   await inGroups('eval rm', [...rankings], settings, context, async (group) => void scored.push(...await scoreRankings(scorer, group)));
   return reportWithIntervals(scored, settings);

@@ -8,9 +8,10 @@ import { RunError } from '../errors.ts';
 import { download, stage, type Staged } from '../gpu/tensor.ts';
 import { packRows, type PackRow } from '../model/batch.ts';
 import type { Model } from '../model/load.ts';
-import { Passes, type Upcoming } from '../model/passes.ts';
+import { Passes, prepare, type Upcoming } from '../model/passes.ts';
 import type { ScoreSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
+import { mostThatFit, planMemory } from '../train/memory.ts';
 import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
 
 /** A row of completions and its token rows, prompt and response each. */
@@ -64,6 +65,14 @@ function assertFinite(values: Float32Array, what: string, { dir, weights }: Mode
 export class Scorer {
   readonly passes: Passes;
 
+  /** A scorer whose passes stay within so many bytes. */
+  static within(memory: number | undefined, model: Model): Scorer {
+    return new Scorer(model, passTokens(memory, model, (tokens, rows) => {
+      const scorer = new Scorer(model, tokens);
+      return [scorer.upcoming(rows)];
+    }));
+  }
+
   /** @param budget tokens of one pass at most */
   constructor(readonly model: Model, public budget = defaultMicroBatchTokens()) {
     this.passes = new Passes(model.decoder, { scale: model.scale });
@@ -98,12 +107,32 @@ function* readAtTheEnd(rows: Iterable<ArrayLike<number>>): Generator<PackRow> {
   for (const ids of rows) yield { ids, at: [ids.length - 1] };
 }
 
+/** Tokens of a pass: as many as keep the device busy, or as many as stay within --memory. */
+function passTokens(memory: number | undefined, { config }: Model, passesOf: (tokens: number, rows: Int32Array[]) => Upcoming[]): number {
+  const most = defaultMicroBatchTokens();
+  if (memory === undefined) return most;
+  const longest = (tokens: number): Int32Array[] => {
+    const length = Math.min(tokens, config.context);
+    return Array.from({ length: Math.floor(tokens / length) }, () => new Int32Array(length));
+  };
+  return mostThatFit(memory, most, 64, (tokens) => planMemory(() => passesOf(tokens, longest(tokens)), prepare, []));
+}
+
 /** Per-token log-probabilities of what follows the first `from` tokens of each row. */
 export class LogprobReader {
   private readonly passes: Passes;
 
-  constructor(readonly model: Model, temperature = 1) {
-    this.passes = new Passes(model.decoder, { temperature });
+  /** @param budget tokens of one pass at most */
+  constructor(readonly model: Model, private readonly budget = defaultMicroBatchTokens()) {
+    this.passes = new Passes(model.decoder);
+  }
+
+  /** A reader whose passes stay within so many bytes. */
+  static within(memory: number | undefined, model: Model): LogprobReader {
+    return new LogprobReader(model, passTokens(memory, model, (tokens, rows) => {
+      const { passes } = new LogprobReader(model, tokens);
+      return [{ passes, batches: [rows.map((ids) => ({ ids, at: Array.from(ids, (_, i) => i) }))] }];
+    }));
   }
 
   async logprobs(rows: readonly { ids: ArrayLike<number>; from: number }[]): Promise<Float32Array[]> {
@@ -112,7 +141,7 @@ export class LogprobReader {
       const at = Array.from({ length: ids.length - from }, (_, i) => from + i - 1);
       return { ids, at, targets: at.map((t) => ids[t + 1]) };
     });
-    for (const part of microBatches(packed, defaultMicroBatchTokens())) {
+    for (const part of microBatches(packed, this.budget)) {
       const batch = packRows(part, this.model.config);
       const pass = await this.passes.run(batch);
       const stats = new Float32Array((await download(pass.stats))[0]);

@@ -18,7 +18,7 @@ export async function logprobs(settings: LogprobsSettings, context: RunContext):
     await context.stdout.write(JSON.stringify({ command: 'logprobs', settings, parameters: model.weights.count }));
     return;
   }
-  const reader = new LogprobReader(model);
+  const reader = LogprobReader.within(settings.memory, model);
   context.progress.start('logprobs', { unit: 'rows' });
   let done = 0;
   for await (const group of readCompletions(settings, tokenizer, model, context)) {

@@ -12,7 +12,7 @@ import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import { checkFinite, checkpoint, resume } from '../train/loop.ts';
+import { checkFinite, checkpoint, lastStep, resume, type Kept } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { PassOrder } from '../train/order.ts';
@@ -44,7 +44,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   const trained = trainedPart(policy, settings);
   const prompts = await readPrompts(settings, tokenizer, policy, context);
   const mix = settings.gamma > 0 ? await pretrainingRows(settings.pretrain!, tokenizer, policy, settings, context) : undefined;
-  const reward = await openReward(settings.reward!, tokenizer, context, settings.dtype);
+  const reward = await openReward(settings.reward!, tokenizer, context, { dtype: settings.dtype });
   // With adapters, the reference is the policy without its adapter, and the reward model the value model without its own: each pair on
   // one copy of the weights.
   const adapted = !trainsWeights(settings);
@@ -130,9 +130,11 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     ...optimizers.value.parts,
     ...(update.average ? [{ name: 'average', weights: trained.parameters, flats: update.average }] : []),
   ];
+  const { policyPasses, referencePasses, valuePasses } = compared;
+  const kept: Kept = { parts, passes: [policyPasses, referencePasses, valuePasses, update.policyPasses, update.valuePasses] };
   const controller = { beta: settings.beta, updates: 0 };
-  const start = resume(parts, folder, (state) => Object.assign(controller, state.controller));
-  const end = Math.min(iterations, settings.maxSteps ?? Infinity);
+  const start = resume(kept, folder, (state) => Object.assign(controller, state.controller));
+  const end = lastStep(start, iterations, settings, context);
   context.progress.start('ppo', { total: end, unit: 'iterations', from: start });
 
   for (let iteration = start; iteration < end; iteration++) {
@@ -153,7 +155,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const scores = await scoring.catch(async (error) => {
       if (!context.signal.aborted) throw error;
       // Ctrl-C has ended a reward program. The policy is as it was before this iteration.
-      await checkpoint(parts, folder, iteration, { controller });
+      await checkpoint(kept, folder, iteration, { controller });
       context.progress.end();
       throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);
     });
@@ -212,7 +214,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const done = iteration + 1;
     const stopped = context.signal.aborted;
     const save = stopped || done === end && done < iterations || settings.saveEvery > 0 && done % settings.saveEvery === 0;
-    if (save) await checkpoint(parts, folder, done, { controller });
+    if (save) await checkpoint(kept, folder, done, { controller });
     if (stopped && done < end) {
       context.progress.end();
       throw new Interrupted(`stopped after iteration ${done}: go on with --resume`);
@@ -225,11 +227,8 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   await trainedValue.save(join(settings.out!, 'value'), files);
   if (update.average) await trained.save(join(settings.out!, 'raw'), files);
   await trained.save(settings.out!, files, update.average);
-  const { policyPasses, referencePasses, valuePasses } = compared;
-  const summary = { steps: end, ...memoryReport(passes),
-    padding: paddingShare(policyPasses, referencePasses, valuePasses, update.policyPasses, update.valuePasses) };
-  if (end === iterations) await folder.finish(summary);
-  else await folder.note(summary);
+  const summary = { steps: end, ...memoryReport(passes), padding: paddingShare(...kept.passes) };
+  await folder.end(summary, end === iterations);
   await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 

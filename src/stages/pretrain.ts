@@ -88,12 +88,12 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
       return { eval_loss: loss, eval_perplexity: Math.exp(loss) };
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
+    passes: [training.training],
   }, folder, settings, context);
 
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
   const summary = { steps: done, ...memoryReport(passes), padding: paddingShare(training.training) };
-  if (done === order.totalSteps) await folder.finish(summary);
-  else await folder.note(summary);
+  await folder.end(summary, done === order.totalSteps);
   await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 

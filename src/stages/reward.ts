@@ -144,14 +144,14 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
         eval_calibration_error: report.calibration_error };
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
+    passes: [passes],
   }, folder, settings, context);
 
   const mean = average(await scorer.scores(standard()));
   model.rewardBias -= mean;
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
   const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias, ...memoryReport(chosen), padding: paddingShare(passes) };
-  if (done === order.totalSteps) await folder.finish(summary);
-  else await folder.note(summary);
+  await folder.end(summary, done === order.totalSteps);
   await context.stdout.write(JSON.stringify({ command: 'train-rm', ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 

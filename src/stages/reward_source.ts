@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { isDeepStrictEqual } from 'node:util';
 import type { RunContext } from '../context.ts';
 import type { Storage } from '../gpu/tensor.ts';
 import { RunError, UsageError } from '../errors.ts';
@@ -23,11 +24,12 @@ export interface RewardSource {
 }
 
 /** A reward model's folder, or `cmd:PROGRAM`. A reward model must have the policy's tokenizer, since it scores its ids. */
-export async function openReward(reward: string, tokenizer: Tokenizer, context: RunContext, dtype?: Storage): Promise<RewardSource> {
+export async function openReward(reward: string, tokenizer: Tokenizer, context: RunContext,
+  settings: { dtype?: Storage; memory?: number } = {}): Promise<RewardSource> {
   if (reward.startsWith('cmd:')) return { scores: (answers) => runProgram(reward.slice(4), answers, context) };
   await sameTokenizer(reward, tokenizer, '--reward');
-  const model = loadModel(reward, { dtype, kind: 'reward' });
-  const scorer = new Scorer(model);
+  const model = loadModel(reward, { dtype: settings.dtype, kind: 'reward' });
+  const scorer = Scorer.within(settings.memory, model);
   return { model, scorer, scores: (answers) => scorer.scores(answers.map((a) => a.ids)) };
 }
 
@@ -70,7 +72,7 @@ function runProgram(command: string, answers: readonly Answer[], context: RunCon
         return;
       }
       try {
-        resolve(readScores(command, output, answers.length));
+        resolve(readScores(command, output, answers));
       } catch (error) {
         reject(error as Error);
       }
@@ -82,19 +84,25 @@ function runProgram(command: string, answers: readonly Answer[], context: RunCon
   });
 }
 
-function readScores(command: string, output: string, count: number): number[] {
+function readScores(command: string, output: string, answers: readonly Answer[]): number[] {
   const lines = output.split('\n').filter((line) => line.trim() !== '');
-  if (lines.length !== count) throw new RunError(`--reward cmd:${command}: gave ${lines.length} rows for ${count} responses`);
+  if (lines.length !== answers.length) throw new RunError(`--reward cmd:${command}: gave ${lines.length} rows for ${answers.length} responses`);
   return lines.map((line, i) => {
-    let row: { reward?: unknown };
+    const failed = (why: string): RunError => new RunError(`--reward cmd:${command}: row ${i + 1} ${why}`);
+    let row: { reward?: unknown; prompt?: unknown; completion?: unknown } | null;
     try {
-      row = JSON.parse(line) as { reward?: unknown };
+      row = JSON.parse(line) as typeof row;
     } catch {
-      throw new RunError(`--reward cmd:${command}: row ${i + 1} is not JSON`);
+      throw failed('is not JSON');
     }
-    if (typeof row?.reward !== 'number' || !Number.isFinite(row.reward)) {
-      throw new RunError(`--reward cmd:${command}: row ${i + 1} has no number in "reward"`);
+    if (typeof row?.reward !== 'number' || !Number.isFinite(Math.fround(row.reward))) {
+      throw failed(typeof row?.reward === 'number' ? `has the reward ${row.reward}, which is more than a float32 holds` : 'has no number in "reward"');
     }
+    // A program need not repeat what it was given; where it does, it must be in the order in which it was given.
+    const { prompt, completion } = answers[i]!;
+    const moved = row.completion !== undefined && row.completion !== completion
+      || row.prompt !== undefined && !isDeepStrictEqual(row.prompt, JSON.parse(JSON.stringify(prompt)));
+    if (moved) throw failed('is about another response: a row is due for each, in order');
     return row.reward;
   });
 }

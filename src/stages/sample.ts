@@ -59,7 +59,7 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
   const draw = { temperature: settings.greedy ? 0 : settings.temperature, topK: settings.topK, topP: settings.topP, seed: settings.seed, iteration: 0 };
   const ends = [...tokenizer.eosIds];
   const cut = settings.stop!.length > 0 ? stopAt(tokenizer, settings.stop!) : undefined;
-  const options = { slots: settings.batchSize, ends, cut, patience: patienceWith(settings.data) };
+  const options = { slots: settings.batchSize, memory: settings.memory, ends, cut, patience: patienceWith(settings.data) };
   for await (const response of generate(model.decoder, requests(), draw, options)) {
     const entry = entries.get(response.request.row)!;
     entry.responses[response.request.sample] = response;

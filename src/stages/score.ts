@@ -18,7 +18,7 @@ export async function score(settings: ScoreSettings, context: RunContext): Promi
     await context.stdout.write(JSON.stringify({ command: 'score', settings, parameters: model.weights.count }));
     return;
   }
-  const scorer = new Scorer(model);
+  const scorer = Scorer.within(settings.memory, model);
   context.progress.start('score', { unit: 'rows' });
   let done = 0;
   for await (const group of readCompletions(settings, tokenizer, model, context)) {

@@ -47,13 +47,17 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
   const mixed = mix && mixedRows(order, rows, mix.rows, config.context, settings);
   const batchOf = (step: number): PackRow[] => [...order.batch(step).map((i) => rows.at(i)), ...(mixed?.(step) ?? [])];
+  const selecting = settings.selectByReward && heldOut
+    ? await (await import('./select_by_reward.ts')).openSelection(settings, model, tokenizer, context) : undefined;
   const work = (microBatchTokens: number) => ({
     training: new LikelihoodTraining(model, { dropout: settings.dropout, seed: settings.seed, microBatchTokens }, context),
     optimizer: new Optimizer('adam', trained.parameters, settings),
     best: heldOut && new KeptWeights(trained.parameters),
+    answering: selecting?.work(microBatchTokens),
   });
   const passes = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
-    ({ training, optimizer }) => {
+    ({ training, optimizer, answering }) => {
+      if (answering) selecting!.plan(answering);
       prepare(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
       void optimizer.ready();
     }, [trained.parameters]));
@@ -66,11 +70,9 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   }, { ...data.hashes, ...heldOut?.hashes, ...mix?.hashes });
   if (!folder) return;
 
-  const { training, optimizer, best } = work(passes.microBatchTokens);
+  const { training, optimizer, best, answering } = work(passes.microBatchTokens);
   await reserve(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
   const selection = { value: Infinity, step: 0 };
-  const reward = settings.selectByReward && heldOut
-    ? await (await import('./select_by_reward.ts')).rewardOfAnswers(settings, model, tokenizer, context) : undefined;
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
 
@@ -102,8 +104,8 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
       const { loss, accuracy } = await training.evaluate(heldOut.rows);
       const found: Record<string, number> = { eval_loss: loss, eval_perplexity: Math.exp(loss), eval_mean_token_accuracy: accuracy };
       if (epochEnd) {
-        if (reward) found.eval_reward = await reward();
-        const value = reward ? -found.eval_reward : loss;
+        if (answering) found.eval_reward = await selecting!.measure(answering);
+        const value = answering ? -found.eval_reward : loss;
         if (value < selection.value) {
           Object.assign(selection, { value, step: done });
           await best!.keep();
@@ -119,6 +121,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
       ...optimizer.parts,
       ...(best ? [{ name: 'best', weights: trained.parameters, flats: best.flats }] : []),
     ],
+    passes: [training.training],
   };
   const done = await runSteps('train-sft', task, folder, settings, context);
 
@@ -126,8 +129,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   await trained.save(settings.out!, Object.fromEntries(tokenizer.files), chosen);
   const summary = { out: settings.out, steps: done, ...(chosen ? { selected_step: selection.step } : {}),
     ...memoryReport(passes), padding: paddingShare(training.training) };
-  if (done === order.totalSteps) await folder.finish(summary);
-  else await folder.note(summary);
+  await folder.end(summary, done === order.totalSteps);
   await context.stdout.write(JSON.stringify({ command: 'train-sft', ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 

@@ -2,6 +2,7 @@ import type { RunContext } from '../context.ts';
 import { Interrupted, RunError } from '../errors.ts';
 import { turn } from '../gpu/software_driver.ts';
 import type { Staged } from '../gpu/tensor.ts';
+import type { Passes } from '../model/passes.ts';
 import type { RunFolder } from '../run_folder.ts';
 import { lastCheckpoint, restoreCheckpoint, saveCheckpoint, type Part } from './checkpoint.ts';
 
@@ -17,8 +18,9 @@ export interface StepTask {
   metrics(step: number, values: Float32Array[]): Numbers & { loss: number };
   /** Is told when `done` steps are done; may evaluate, and returns metrics to add to the last step's. */
   evaluate?(done: number): Promise<Numbers | undefined>;
-  /** The run's state: tensors, and what else a checkpoint must hold. */
+  /** The run's state: tensors, what its passes have run over, and what else a checkpoint must hold. */
   parts: Part[];
+  passes: readonly Counted[];
   state?(): Numbers;
   restore?(state: Numbers): void;
 }
@@ -34,8 +36,8 @@ export interface LoopSettings {
  * Throws RunError where a loss or gradient is not finite; the last checkpoint stays.
  */
 export async function runSteps(label: string, task: StepTask, folder: RunFolder, settings: LoopSettings, context: RunContext): Promise<number> {
-  const start = resume(task.parts, folder, task.restore);
-  const end = Math.min(task.totalSteps, settings.maxSteps ?? Infinity);
+  const start = resume(task, folder, task.restore);
+  const end = lastStep(start, task.totalSteps, settings, context);
   let lastRead = performance.now();
   const { progress } = context;
   progress.start(label, { total: end, unit: 'steps', from: start });
@@ -64,7 +66,7 @@ export async function runSteps(label: string, task: StepTask, folder: RunFolder,
       await finish(pending, extra);
       pending = undefined;
     }
-    if (save) await checkpoint(task.parts, folder, done, task.state?.());
+    if (save) await checkpoint(task, folder, done, task.state?.());
     if (stopped && done < end) {
       progress.end();
       throw new Interrupted(`stopped after step ${done}: go on with --resume`);
@@ -76,18 +78,37 @@ export async function runSteps(label: string, task: StepTask, folder: RunFolder,
   return end;
 }
 
+/** The step after which this part of a run ends: not before what is done already. */
+export function lastStep(start: number, totalSteps: number, { maxSteps }: { maxSteps?: number }, context: RunContext): number {
+  const end = Math.min(totalSteps, maxSteps ?? Infinity);
+  if (maxSteps !== undefined && start > maxSteps) context.log(`${start} steps are done already, more than --max-steps ${maxSteps}: nothing is trained`);
+  return Math.max(start, end);
+}
+
+/** Passes that count what they have run over. */
+type Counted = Pick<Passes, 'ran'>;
+
+/** What of a run a checkpoint holds. */
+export interface Kept {
+  parts: readonly Part[];
+  passes: readonly Counted[];
+}
+
 /** Saves a run's state as it is after `step` steps. */
-export async function checkpoint(parts: readonly Part[], folder: RunFolder, step: number, more: Record<string, unknown> = {}): Promise<void> {
+export async function checkpoint({ parts, passes }: Kept, folder: RunFolder, step: number, more: Record<string, unknown> = {}): Promise<void> {
   folder.metrics.sync();
-  await saveCheckpoint(folder.checkpoints, parts, { step, ...more });
+  await saveCheckpoint(folder.checkpoints, parts, { step, ...more, ran: passes.map(({ ran }) => ran) });
+  folder.dropReplaced();
 }
 
 /** Puts the last checkpoint's state back and cuts the metrics to it; returns the steps done (0 without a checkpoint). */
-export function resume(parts: readonly Part[], folder: RunFolder, use?: (state: Record<string, unknown>) => void): number {
+export function resume({ parts, passes }: Kept, folder: RunFolder, use?: (state: Record<string, unknown>) => void): number {
   const last = folder.state === 'resumable' ? lastCheckpoint(folder.checkpoints) : undefined;
   folder.metrics.cutBack(last?.state.step ?? 0);
   if (!last) return 0;
   restoreCheckpoint(last.path, parts);
+  const ran = last.state.ran as Counted['ran'][] | undefined; // checkpoints of older versions have none
+  passes.forEach((each, i) => Object.assign(each.ran, ran?.[i]));
   use?.(last.state);
   return last.state.step;
 }

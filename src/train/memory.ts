@@ -101,6 +101,23 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
     'raise --memory, or use --lora-rank or a smaller model');
 }
 
+/**
+ * The largest of `most`, half as many and so on, but not fewer than `least`, that stays within `memory` bytes (all that the device allows,
+ * where absent): rows side by side or tokens of a pass, on which no result depends.
+ * @throws UsageError where not even `least` fits
+ */
+export function mostThatFit(memory: number | undefined, most: number, least: number, plan: (n: number) => MemoryPlan): number {
+  for (let n = most; ; n = Math.max(least, Math.floor(n / 2))) {
+    try {
+      const { bytes } = plan(n);
+      if (memory === undefined || bytes <= memory) return n;
+      if (n <= least) throw new UsageError(`the model and its smallest pass take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`, 'raise --memory, or use a smaller model');
+    } catch (error) {
+      if (!(error instanceof RunError) || n <= least) throw error;
+    }
+  }
+}
+
 /** Bytes for people. */
 export const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 1e8 ? 1 : 0)} MiB`;
 

@@ -6,7 +6,7 @@ import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.t
 import { startBackend } from '../gpu/backend.ts';
 import { compilation } from '../gpu/kernel.ts';
 import { deviceMemory } from '../gpu/memory.ts';
-import { openRunFolder, type RunFolder } from '../run_folder.ts';
+import { modelsRead, openRunFolder, type RunFolder } from '../run_folder.ts';
 import { megabytes, type PassChoice } from './memory.ts';
 
 /** Opens the device that the settings ask for; it is closed when the program ends. */
@@ -55,7 +55,7 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
   context.onExit(() => folder.close());
   arena().reserve(passes.shared);
   stepTextures().reserve(passes.textures);
-  await folder.noteData(data);
+  await folder.noteInputs(data, await modelsRead(settings));
   await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture },
     micro_batch_tokens: passes.microBatchTokens, recompute: passes.recompute, cost: shown });
   return folder;

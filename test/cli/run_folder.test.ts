@@ -5,12 +5,17 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
+  statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { hostname, tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { RunError, UsageError } from '../../src/errors.ts';
@@ -55,9 +60,12 @@ test('--overwrite does not remove a model that the run reads', async () => {
     await refused(begin({ out, overwrite: true, [option]: read }), new RegExp(`^--out: .* holds what --${option} names`));
   }
   await refused(begin({ out, overwrite: true, selectByReward: out }), /holds what --select-by-reward names/);
+  mkdirSync(join(out, 'rollouts'));
+  for (const name of ['rollouts/step-000001.jsonl', 'mine.jsonl']) writeFileSync(join(out, name), '{}');
+  await refused(begin({ out, overwrite: true, data: ['-', join(link, 'rollouts/step-000001.jsonl')] }), /holds what --data names/);
   assert.is(readFileSync(join(out, 'model.safetensors'), 'utf8'), 'weights');
   mkdirSync(`${out}-like`);
-  (await openRunFolder(begin({ out, overwrite: true, model: `${out}-like`, reward: 'cmd:judge' }))).close();
+  (await openRunFolder(begin({ out, overwrite: true, model: `${out}-like`, reward: 'cmd:judge', data: [join(out, 'mine.jsonl')] }))).dropReplaced();
   assert.not.ok(existsSync(join(out, 'model.safetensors')));
 });
 
@@ -66,18 +74,19 @@ test('the folder exists from the start', async () => {
   const { out } = options.settings;
   const run = await openRunFolder(options);
   assert.is(run.state, 'new');
-  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'rlhf.json']);
+  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'rlhf.json', 'rlhf.lock']);
   await run.note({ adapter: { name: 'x' } });
-  await run.noteData({ 'a.jsonl': 'ff' });
+  await run.noteInputs({ 'a.jsonl': 'ff' }, { model: { 'config.json': 'aa' } });
   const record = json(join(out, 'rlhf.json'));
   assert.equal(
     [record.command, record.settings.lr, record.settings['batch-size'], record.complete],
     ['train-sft', 1e-3, 4, false],
   );
-  assert.equal([record.adapter, record.data], [{ name: 'x' }, { 'a.jsonl': 'ff' }]);
+  assert.equal([record.adapter, record.data, record.models], [{ name: 'x' }, { 'a.jsonl': 'ff' }, { model: { 'config.json': 'aa' } }]);
   assert.not.ok('resume' in record.settings);
-  await run.finish();
+  await run.end({}, true);
   assert.ok(json(join(out, 'rlhf.json')).complete);
+  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'rlhf.json']);
 });
 
 test('a model or checkpoints are not written over unasked', async () => {
@@ -111,7 +120,7 @@ test('--overwrite removes what a run wrote and nothing else', async () => {
   mkdirSync(join(out, 'mine'));
   const again = await openRunFolder(begin({ out, overwrite: true, lr: 2 }));
   assert.is(again.state, 'new');
-  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'mine', 'notes.txt', 'rlhf.json']);
+  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'mine', 'notes.txt', 'replaced', 'rlhf.json', 'rlhf.lock']);
   assert.equal([readdirSync(join(out, 'checkpoints')), readFileSync(join(out, 'metrics.jsonl'), 'utf8')], [[], '']);
   again.close();
 });
@@ -132,7 +141,7 @@ test('--resume goes on, starts anew without a checkpoint, and knows a finished r
   const third = await openRunFolder(begin({ out, resume: true }));
   assert.is(third.state, 'resumable');
   assert.is(readFileSync(join(out, 'metrics.jsonl'), 'utf8'), '{"step":1}\n');
-  await third.finish();
+  await third.end({}, true);
   const fourth = await openRunFolder(begin({ out, resume: true }));
   assert.is(fourth.state, 'complete');
   fourth.close();
@@ -142,7 +151,7 @@ test('--resume with other settings names them', async () => {
   const options = begin();
   const { out } = options.settings;
   const run = await openRunFolder(options);
-  await run.noteData({ 'a.jsonl': 'ff' });
+  await run.noteInputs({ 'a.jsonl': 'ff' }, { model: { 'config.json': 'aa' } });
   run.close();
   checkpoint(out);
   await refused(
@@ -155,14 +164,151 @@ test('--resume with other settings names them', async () => {
     begin({ out, resume: true, maxSteps: 7, saveEvery: 3, device: 'x', memory: 5, quiet: true }),
   );
   assert.is(again.state, 'resumable');
-  try {
-    await again.noteData({ 'a.jsonl': 'ee' });
-    assert.unreachable('other data accepted');
-  } catch (error) {
-    assert.instance(error, UsageError);
-    assert.match((error as Error).message, /a\.jsonl: not the data/);
+  await again.noteInputs({ './a.jsonl': 'ff' }, { model: { 'config.json': 'aa' } });
+  for (const [data, models, message] of [
+    [{ 'a.jsonl': 'ee' }, {}, /^a\.jsonl: not the data that the run in .* began with/],
+    [{ './a.jsonl': 'ee' }, {}, /^\.\/a\.jsonl: not the data/],
+    [{ 'a.jsonl': 'ff' }, { model: { 'config.json': 'bb' } }, /^--model: config\.json: not the model that the run in .* began with/],
+  ] as const) {
+    try {
+      await again.noteInputs(data, models);
+      assert.unreachable('other inputs accepted');
+    } catch (error) {
+      assert.instance(error, UsageError);
+      assert.match((error as Error).message, message);
+    }
   }
   again.close();
+});
+
+test('--resume knows a path that is written differently', async () => {
+  const options = begin({ model: 'base', data: ['a.jsonl'], reward: 'cmd:./judge' });
+  const { out } = options.settings;
+  (await openRunFolder(options)).close();
+  checkpoint(out);
+  const resumed = (more: Record<string, unknown>) => begin({ ...options.settings, resume: true, ...more });
+  (await openRunFolder(resumed({ model: './base/', data: [resolve('a.jsonl')] }))).close();
+  await refused(resumed({ model: 'base2' }), /--model \(was base, now base2\)/);
+  await refused(resumed({ data: ['a.jsonl', 'b.jsonl'] }), /--data/);
+  await refused(resumed({ reward: 'cmd:judge' }), /--reward/);
+});
+
+/** A folder with a finished run and a file of somebody else's; returns what it holds. */
+async function finished(out: string): Promise<() => Record<string, string>> {
+  const run = await openRunFolder(begin({ out, lr: 7 }));
+  run.metrics.append({ step: 1 });
+  writeFileSync(join(out, 'config.json'), 'config');
+  writeFileSync(join(out, 'model.safetensors'), 'weights');
+  mkdirSync(join(out, 'value'));
+  writeFileSync(join(out, 'value', 'config.json'), 'value');
+  writeFileSync(join(out, 'notes.txt'), 'mine');
+  await run.end({}, true);
+  return () => Object.fromEntries((readdirSync(out, { recursive: true }) as string[]).sort()
+    .filter((name) => statSync(join(out, name)).isFile()).map((name) => [name, readFileSync(join(out, name), 'utf8')]));
+}
+
+test('--overwrite keeps the older run until the new one has a checkpoint or its model, and puts it back where it fails', async () => {
+  const out = join(base, 'kept');
+  const held = await finished(out);
+  const before = held();
+  const failing = await openRunFolder(begin({ out, overwrite: true }));
+  assert.not.ok(existsSync(join(out, 'model.safetensors')), 'an older model does not pass for the new one');
+  assert.is(readFileSync(join(out, 'replaced', 'model.safetensors'), 'utf8'), 'weights');
+  failing.metrics.append({ step: 1 });
+  mkdirSync(join(out, 'rollouts'));
+  failing.close();
+  assert.equal(held(), before);
+
+  const saving = await openRunFolder(begin({ out, overwrite: true }));
+  checkpoint(out);
+  saving.dropReplaced();
+  saving.close();
+  assert.equal(Object.keys(held()), ['metrics.jsonl', 'notes.txt', 'rlhf.json']);
+  assert.ok(existsSync(join(out, 'checkpoints', 'step-000005')));
+
+  rmSync(out, { recursive: true });
+  await finished(out);
+  const finishing = await openRunFolder(begin({ out, overwrite: true }));
+  writeFileSync(join(out, 'model.safetensors'), 'new');
+  await finishing.end({}, true);
+  assert.equal(Object.keys(held()), ['metrics.jsonl', 'model.safetensors', 'notes.txt', 'rlhf.json']);
+});
+
+test('a run that is killed before its first checkpoint leaves the older one in replaced/', async () => {
+  const out = join(base, 'killed');
+  const held = await finished(out);
+  const before = held();
+  const killed = (): void => {
+    // What is left where a process ends at once: all of it, and a lock that nobody holds.
+    writeFileSync(join(out, 'rlhf.lock'), '{"pid":1,"host":"elsewhere","started":""}');
+  };
+  const first = await openRunFolder(begin({ out, overwrite: true }));
+  first.metrics.close();
+  killed();
+  await refused(begin({ out }), /holds an older run in replaced\//);
+  // Going on begins anew, and comes to nothing once more.
+  const second = await openRunFolder(begin({ out, resume: true }));
+  assert.is(second.state, 'started');
+  second.metrics.close();
+  killed();
+  (await openRunFolder(begin({ out, overwrite: true }))).close();
+  assert.equal(held(), before);
+  // Killed while the older run was being moved
+  mkdirSync(join(out, 'replaced.moving'));
+  for (const name of ['model.safetensors', 'value']) renameSync(join(out, name), join(out, 'replaced.moving', name));
+  await refused(begin({ out }), /holds a model/);
+  assert.equal(held(), before);
+});
+
+test('two runs do not work in one folder', async () => {
+  const options = begin();
+  const { out } = options.settings;
+  const run = await openRunFolder(options);
+  for (const more of [{}, { overwrite: true }, { resume: true }]) await refused(begin({ out, ...more }), new RegExp(`^--out: process ${process.pid} is working in `));
+  run.close();
+  (await openRunFolder(options)).close();
+
+  // Held by another process, as long as it lives.
+  const other = spawn(process.execPath, ['-e', `
+    const { writeFileSync, readFileSync } = require('node:fs');
+    let started = '';
+    try {
+      const stat = readFileSync('/proc/self/stat', 'latin1');
+      started = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] + ' ' + readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+    } catch {}
+    writeFileSync(${JSON.stringify(join(out, 'rlhf.lock'))}, JSON.stringify({ pid: process.pid, host: require('node:os').hostname(), started }));
+    console.log('held');
+    setInterval(() => {}, 1000);
+  `]);
+  await once(other.stdout, 'data');
+  await refused(options, new RegExp(`^--out: process ${other.pid} is working in `));
+  other.kill('SIGKILL');
+  await once(other, 'exit');
+  (await openRunFolder(options)).close();
+
+  // A number that another process has by now, a lock of another machine, and one of which only a part was written
+  for (const text of [
+    JSON.stringify({ pid: process.pid, host: hostname(), started: '1 of another boot' }),
+    JSON.stringify({ pid: process.pid, host: `${hostname()}-2`, started: '' }),
+    '{"pid":',
+  ]) {
+    writeFileSync(join(out, 'rlhf.lock'), text);
+    utimesSync(join(out, 'rlhf.lock'), 0, 0);
+    (await openRunFolder(options)).close();
+    assert.not.ok(existsSync(join(out, 'rlhf.lock')));
+  }
+  writeFileSync(join(out, 'rlhf.lock'), '');
+  await refused(options, /^--out: another run is working in /);
+});
+
+test('a folder that no run has written keeps all it holds', async () => {
+  const out = join(base, 'project');
+  mkdirSync(join(out, 'raw'), { recursive: true });
+  writeFileSync(join(out, 'raw', 'data.jsonl'), 'x');
+  writeFileSync(join(out, 'tokenizer.json'), 'y');
+  (await openRunFolder(begin({ out }))).close();
+  (await openRunFolder(begin({ out, resume: true }))).close();
+  assert.is(readFileSync(join(out, 'raw', 'data.jsonl'), 'utf8'), 'x');
 });
 
 test('broken records and files in the way are told', async () => {

@@ -1,0 +1,93 @@
+import { closeSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { UsageError } from '../errors.ts';
+import { asideName, outputError, releaseAside } from './atomic.ts';
+import { isAlive, startOf } from './process.ts';
+
+/** The file in a folder that says which process works in it. */
+const LOCK_FILE = 'rlhf.lock';
+
+/** For so long, a lock that cannot be read is one that is being written. */
+const BEING_WRITTEN_MS = 2000;
+
+interface Holder { pid: number; host: string; started: string }
+
+/** Keeps other runs out of a folder, from `take` to `release`. What a killed process held is free. */
+export class FolderLock {
+  readonly #path: string;
+  #held = true;
+
+  private constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** @throws UsageError where a living process on this machine holds it; RunError where the folder cannot be written */
+  static take(folder: string): FolderLock {
+    const path = join(folder, LOCK_FILE);
+    const own = JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) } satisfies Holder);
+    for (let tries = 1; ; tries++) {
+      const left = checkUnlocked(folder);
+      try {
+        if (left !== undefined) removeLeft(path, left);
+        const file = openSync(path, 'wx');
+        writeSync(file, own);
+        closeSync(file);
+        return new FolderLock(path);
+      } catch (error) {
+        // Another process was faster; it says so itself the next time.
+        if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || tries === 9) throw outputError(error, path);
+      }
+    }
+  }
+
+  release(): void {
+    if (this.#held) rmSync(this.#path, { force: true });
+    this.#held = false;
+  }
+}
+
+/**
+ * Looks for the lock of another run, without writing; returns the text of one that nobody holds any more.
+ * @throws UsageError where a living process on this machine works in the folder
+ */
+export function checkUnlocked(folder: string): string | undefined {
+  const path = join(folder, LOCK_FILE);
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch {
+    return undefined; // there is none, or the folder cannot be read: told when it is used
+  }
+  const holder = parsed(text);
+  if (!holder) {
+    const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+    if (age < BEING_WRITTEN_MS) throw inUse(folder, 'another run');
+    return text;
+  }
+  // Of a process elsewhere nothing is known: more often it is a container that has ended than one at work on the same disk.
+  const { pid, host, started } = holder;
+  if (host !== hostname() || !isAlive(pid) || started !== startOf(pid)) return text;
+  throw inUse(folder, `process ${pid}`);
+}
+
+function parsed(text: string): Holder | undefined {
+  try {
+    const holder = JSON.parse(text) as Holder | null;
+    return typeof holder?.pid === 'number' ? holder : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Removes a lock that nobody holds, unless another process has put its own there since. */
+function removeLeft(path: string, left: string): void {
+  const aside = asideName(path, 'tmp');
+  renameSync(path, aside);
+  if (readFileSync(aside, 'utf8') === left) rmSync(aside);
+  else renameSync(aside, path);
+  releaseAside(aside);
+}
+
+const inUse = (folder: string, by: string): UsageError =>
+  new UsageError(`--out: ${by} is working in ${folder}`, 'wait until it has ended, or choose another --out');
