@@ -3,7 +3,10 @@ import { TokenError, type Tokenizer } from '../text/tokenizer.ts';
 import { RowError, RowTooLong } from './collect.ts';
 import type { Demonstration, FinishReason, Prompt } from './rows.ts';
 
-/** How long a row may be. Too long is a RowTooLong, unless `truncate` cuts the end of the response (and its EOS). */
+/**
+ * How long a row may be. Too long is a RowTooLong, unless `truncate` cuts it: the end of the response (with its EOS); where the
+ * prompt alone is too long, the beginning of the prompt, so that the responses fit.
+ */
 export interface LengthPolicy {
   context: number;
   truncate?: boolean;
@@ -13,12 +16,6 @@ export interface LengthPolicy {
 export interface EncodedDemonstration {
   ids: Int32Array;
   mask: Uint8Array;
-}
-
-/** Ids of prompt and response, one after the other. */
-export interface EncodedCompletion {
-  ids: Int32Array;
-  promptLength: number;
 }
 
 /**
@@ -31,23 +28,31 @@ export function encodePrompt(tokenizer: Tokenizer, prompt: Prompt): Int32Array {
   return Int32Array.from(ids);
 }
 
-/** Prompt, completion and EOS, each tokenised by itself; no EOS after a completion that was cut off (`length`). */
-export function encodeCompletion(
+/**
+ * Prompt, completion and EOS of each completion, tokenised by themselves; no EOS after a completion that was cut off (`length`). All
+ * completions follow the same prompt, and `promptIds` is what is left of it.
+ */
+export function encodeCompletions(
   tokenizer: Tokenizer,
-  promptIds: ArrayLike<number>,
-  completion: string,
-  finishReason: FinishReason,
+  promptIds: Int32Array,
+  completions: readonly string[],
+  finishReasons: readonly FinishReason[],
   policy?: LengthPolicy,
-): EncodedCompletion {
-  const response = refused(() => tokenizer.encode(completion));
-  if (finishReason === 'stop') response.push(tokenizer.eosId);
-  const promptLength = promptIds.length;
-  const ids = new Int32Array(promptLength + response.length);
-  ids.set(promptIds, 0);
-  ids.set(response, promptLength);
-  const length = fit(ids.length, promptLength, policy);
-  return { ids: length === ids.length ? ids : ids.slice(0, length), promptLength };
+): { promptIds: Int32Array; ids: Int32Array[] } {
+  const responses = completions.map((text, i) => {
+    const response = refused(() => tokenizer.encode(text));
+    if (finishReasons[i] === 'stop') response.push(tokenizer.eosId);
+    return response;
+  });
+  const begin = policy?.truncate ? cutPrompt(promptIds.length, Math.max(...responses.map(({ length }) => length)), policy.context) : 0;
+  const prompt = promptIds.subarray(begin);
+  const ids = responses.map((response) => Int32Array.from([...prompt, ...response].slice(0, fit(prompt.length + response.length, policy))));
+  return { promptIds: prompt, ids };
 }
+
+/** Where to begin a prompt that alone fills the context: the end of a prompt matters most. */
+const cutPrompt = (length: number, response: number, context: number): number =>
+  length < context ? 0 : length - Math.max(1, context - response);
 
 /**
  * A demonstration's ids and what is to be learnt: the completion with its EOS; in a conversation each assistant turn
@@ -60,21 +65,21 @@ export function encodeDemonstration(
 ): EncodedDemonstration {
   if (row.kind === 'text') {
     const ids = encodeDocument(tokenizer, row.text);
-    const length = fit(ids.length, 1, policy);
+    const length = fit(ids.length, policy);
     return { ids: ids.slice(0, length), mask: new Uint8Array(length).fill(1, 1) };
   }
   if (row.kind === 'pair') {
-    const prompt = encodePrompt(tokenizer, row.prompt);
-    const { ids, promptLength } = encodeCompletion(tokenizer, prompt, row.completion, 'stop', policy);
-    return { ids, mask: new Uint8Array(ids.length).fill(1, promptLength) };
+    const { promptIds, ids: [ids] } = encodeCompletions(tokenizer, encodePrompt(tokenizer, row.prompt), [row.completion], ['stop'], policy);
+    return { ids: ids!, mask: new Uint8Array(ids!.length).fill(1, promptIds.length) };
   }
   const { ids, turns } = refused(() => tokenizer.chatTurns(row.messages));
   const learnt = turns.filter(({ index, begin, end }) => index >= row.given && end > begin);
   if (learnt.length === 0) throw new RowError('the chat template leaves nothing of the assistant\'s turns');
-  const length = fit(ids.length, learnt[0].begin, policy);
+  const first = policy?.truncate ? cutPrompt(learnt[0].begin, ids.length - learnt[0].begin, policy.context) : 0;
+  const length = fit(ids.length - first, policy);
   const mask = new Uint8Array(length);
-  for (const { begin, end } of learnt) mask.fill(1, Math.max(begin, 1), end);
-  return { ids: Int32Array.from(ids).slice(0, length), mask };
+  for (const { begin, end } of learnt) mask.fill(1, Math.max(begin - first, 1), Math.max(end - first, 0));
+  return { ids: Int32Array.from(ids).slice(first, first + length), mask };
 }
 
 /** A document for pretraining: BOS where the tokenizer has one, the text, EOS. */
@@ -83,13 +88,10 @@ export function encodeDocument(tokenizer: Tokenizer, text: string): Int32Array {
   return Int32Array.from([...bos, ...refused(() => tokenizer.encode(text)), tokenizer.eosId]);
 }
 
-/** The length to keep of a row; one token of the response at least must be left. */
-function fit(length: number, promptLength: number, policy: LengthPolicy | undefined): number {
+/** The length to keep of a row. */
+function fit(length: number, policy: LengthPolicy | undefined): number {
   if (!policy || length <= policy.context) return length;
   if (!policy.truncate) throw new RowTooLong(`${length} tokens, the context has ${policy.context}`);
-  if (promptLength >= policy.context) {
-    throw new RowTooLong(`the prompt alone has ${promptLength} tokens, the context has ${policy.context}`);
-  }
   return policy.context;
 }
 

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { RunError, UsageError } from '../errors.ts';
 import { type MatrixUnits, matrixUnits } from './matrix_units.ts';
 import { countMemory } from './memory.ts';
@@ -260,14 +260,15 @@ function firstLine(message: string): string {
 
 /**
  * Runs `work` with the process's standard error turned away, since Dawn's native code prints warnings there that mean
- * nothing to a user. Only where standard error is a terminal or a pipe: reopening a regular file would lose its offset.
+ * nothing to a user. Only where standard error is a terminal, a pipe, or a file that is appended to: of another file, reopening would lose the place,
+ * which a script's other commands share.
  */
 export async function quietly<T>(work: () => Promise<T>): Promise<T> {
   if (process.platform !== 'linux' || process.env.RLHF_DEBUG) return work();
   let saved: number;
   try {
     const stat = fstatSync(2);
-    if (!stat.isFIFO() && !stat.isCharacterDevice()) return work();
+    if (!stat.isFIFO() && !stat.isCharacterDevice() && !(stat.isFile() && isAppendedTo(2))) return work();
     saved = openSync('/proc/self/fd/2', 'a');
   } catch {
     return work();
@@ -281,4 +282,9 @@ export async function quietly<T>(work: () => Promise<T>): Promise<T> {
     openSync(`/proc/self/fd/${saved}`, 'a');
     closeSync(saved);
   }
+}
+
+function isAppendedTo(file: number): boolean {
+  const [, flags] = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${file}`, 'latin1')) ?? [];
+  return (parseInt(flags ?? '0', 8) & constants.O_APPEND) !== 0;
 }

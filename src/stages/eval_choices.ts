@@ -1,6 +1,6 @@
 import type { RunContext } from '../context.ts';
 import { collectRows, RowError } from '../data/collect.ts';
-import { encodeCompletion, encodePrompt } from '../data/encode.ts';
+import { encodeCompletions, encodePrompt } from '../data/encode.ts';
 import type { JsonObject } from '../data/jsonl.ts';
 import { asPrompt } from '../data/rows.ts';
 import { loadModel } from '../model/load.ts';
@@ -22,10 +22,10 @@ export async function evaluateChoices(settings: EvalSettings, tokenizer: Tokeniz
   const length = { context: model.config.context, truncate: settings.truncate };
   const { rows: questions } = await collectRows(settings.data, (value): Question => {
     const { choices, answer } = choicesOf(value);
-    const prompt = encodePrompt(tokenizer, asPrompt(value));
+    const { promptIds, ids } = encodeCompletions(tokenizer, encodePrompt(tokenizer, asPrompt(value)), choices, choices.map(() => 'length'), length);
     return {
-      promptLength: prompt.length,
-      rows: choices.map((text) => encodeCompletion(tokenizer, prompt, text, 'length', length).ids),
+      promptLength: promptIds.length,
+      rows: ids,
       bytes: choices.map((text) => Buffer.byteLength(text)),
       answer,
     };

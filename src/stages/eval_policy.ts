@@ -1,6 +1,6 @@
 import type { RunContext } from '../context.ts';
 import { collectRows, RowTooLong } from '../data/collect.ts';
-import { encodeCompletion, encodePrompt } from '../data/encode.ts';
+import { encodeCompletions, encodePrompt } from '../data/encode.ts';
 import { asPrompt, type Prompt } from '../data/rows.ts';
 import { Interrupted } from '../errors.ts';
 import type { SamplerSettings } from '../gpu/ops/sampler.ts';
@@ -107,7 +107,7 @@ function answered(response: Response, prompt: Prompt, context: number, tokenizer
   const wasCut = finish === 'stop' && !tokenizer.eosIds.has(ids.at(-1)!);
   return {
     prompt,
-    ids: wasCut ? encodeCompletion(tokenizer, request.prompt, completion, 'stop', { context, truncate: true }).ids
+    ids: wasCut ? encodeCompletions(tokenizer, Int32Array.from(request.prompt), [completion], ['stop'], { context, truncate: true }).ids[0]
       : Int32Array.from([...Array.from(request.prompt), ...ids]),
     completion,
     finish,

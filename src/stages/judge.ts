@@ -1,7 +1,7 @@
 import type { RunContext } from '../context.ts';
 import { Arrivals, patienceWith } from '../data/arrivals.ts';
 import { streamRows } from '../data/collect.ts';
-import { encodeCompletion, encodePrompt } from '../data/encode.ts';
+import { encodeCompletions, encodePrompt } from '../data/encode.ts';
 import type { Row } from '../data/jsonl.ts';
 import { asCompletions, type Completions } from '../data/rows.ts';
 import { RunError } from '../errors.ts';
@@ -31,9 +31,7 @@ export async function* readCompletions(settings: ScoreSettings, tokenizer: Token
   const length = { context: model.config.context, truncate: settings.truncate };
   const rows = streamRows(settings.data, (value) => {
     const item = asCompletions(value);
-    const promptIds = encodePrompt(tokenizer, item.prompt);
-    const ids = item.completions.map((text, i) => encodeCompletion(tokenizer, promptIds, text, item.finishReasons[i], length).ids);
-    return { item, promptIds, ids };
+    return { item, ...encodeCompletions(tokenizer, encodePrompt(tokenizer, item.prompt), item.completions, item.finishReasons, length) };
   }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
   let group: EncodedCompletions[] = [];
   let failure: unknown;

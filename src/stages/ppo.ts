@@ -4,7 +4,7 @@ import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf, RowTooLong } from '../data/collect.ts';
 import { encodePrompt } from '../data/encode.ts';
 import { asPrompt } from '../data/rows.ts';
-import { Interrupted, RunError } from '../errors.ts';
+import { Interrupted, RunError, UsageError } from '../errors.ts';
 import { upload } from '../gpu/tensor.ts';
 import { Generator } from '../model/generate.ts';
 import { checkReader, loadModel, loadTokenizer, onSameWeights, type Model } from '../model/load.ts';
@@ -247,12 +247,15 @@ export function adaptBeta(beta: number, kl: number, target: number, episodes: nu
 /** Reads the prompts; each must leave room for a whole response in the context. */
 async function readPrompts(settings: PpoSettings, tokenizer: Tokenizer, policy: Model, context: RunContext): Promise<{ rows: PromptRow[]; hashes: Record<string, string> }> {
   const room = policy.config.context - settings.maxNewTokens;
+  if (room < 1) {
+    throw new UsageError(`--max-new-tokens: ${settings.maxNewTokens} leaves no room for a prompt in the policy's context of ${policy.config.context}`);
+  }
   const { rows, sources } = await collectRows(settings.prompts, (value): PromptRow => {
     const prompt = asPrompt(value);
     const ids = encodePrompt(tokenizer, prompt);
     if (ids.length <= room) return { prompt, ids };
-    if (settings.truncate && room > 0) return { prompt, ids: ids.slice(ids.length - room) };
-    throw new RowTooLong(`the prompt has ${ids.length} tokens; with --max-new-tokens ${settings.maxNewTokens} the context has room for ${Math.max(0, room)}`);
+    if (settings.truncate) return { prompt, ids: ids.slice(ids.length - room) };
+    throw new RowTooLong(`the prompt has ${ids.length} tokens; with --max-new-tokens ${settings.maxNewTokens} the context has room for ${room}`);
   }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
   return { rows, hashes: hashesOf(sources) };
 }

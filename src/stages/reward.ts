@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { hashesOf, readAll, type RowPolicy } from '../data/collect.ts';
-import { encodeCompletion, encodeDemonstration, encodePrompt } from '../data/encode.ts';
+import { encodeCompletions, encodeDemonstration, encodePrompt } from '../data/encode.ts';
 import { asDemonstration, asRanking } from '../data/rows.ts';
 import { TokenRows } from '../data/token_rows.ts';
 import { UsageError } from '../errors.ts';
@@ -246,9 +246,8 @@ export async function readRankings(sources: string[], tokenizer: Tokenizer, cont
   const rankings = new RankingRows();
   const read = await readAll(sources, (value): EncodedRanking => {
     const { prompt, completions, ranks, margin } = asRanking(value);
-    const promptIds = encodePrompt(tokenizer, prompt);
     return {
-      responses: completions.map((text) => encodeCompletion(tokenizer, promptIds, text, 'stop', length).ids),
+      responses: encodeCompletions(tokenizer, encodePrompt(tokenizer, prompt), completions, completions.map(() => 'stop'), length).ids,
       ranks,
       margin: margin ?? 0,
     };

@@ -119,7 +119,8 @@ export function mostThatFit(memory: number | undefined, most: number, least: num
 }
 
 /** Bytes for people. */
-export const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 1e8 ? 1 : 0)} MiB`;
+export const megabytes = (bytes: number): string =>
+  bytes < 2 ** 20 ? `${Math.ceil(bytes / 2 ** 10)} KiB` : `${(bytes / 2 ** 20).toFixed(bytes < 1e8 ? 1 : 0)} MiB`;
 
 function recorded(out: string): { tokens?: number; recompute?: boolean } {
   const path = join(out, 'rlhf.json');

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { RowError, RowTooLong } from '../../src/data/collect.ts';
-import { encodeCompletion, encodeDemonstration, encodeDocument, encodePrompt } from '../../src/data/encode.ts';
+import { encodeCompletions, encodeDemonstration, encodeDocument, encodePrompt } from '../../src/data/encode.ts';
 import { asDemonstration } from '../../src/data/rows.ts';
 import { UsageError } from '../../src/errors.ts';
 import { Tokenizer } from '../../src/text/tokenizer.ts';
@@ -27,12 +27,11 @@ test('prompt and completion are tokenised apart and joined, then EOS', () => {
 
 test('a completion that was cut off has no EOS', () => {
   const prompt = encodePrompt(gpt2, 'Hello');
-  const stop = encodeCompletion(gpt2, prompt, ' World', 'stop');
-  const cut = encodeCompletion(gpt2, prompt, ' World', 'length');
-  assert.is(stop.promptLength, prompt.length);
-  assert.is(list(stop.ids).at(-1), gpt2.eosId);
-  assert.equal(list(cut.ids), list(stop.ids).slice(0, -1));
-  assert.equal(list(encodeCompletion(gpt2, prompt, '', 'stop').ids), [...prompt, gpt2.eosId]);
+  const { promptIds, ids: [stop, cut] } = encodeCompletions(gpt2, prompt, [' World', ' World'], ['stop', 'length']);
+  assert.equal(promptIds, prompt);
+  assert.is(list(stop).at(-1), gpt2.eosId);
+  assert.equal(list(cut), list(stop).slice(0, -1));
+  assert.equal(list(encodeCompletions(gpt2, prompt, [''], ['stop']).ids[0]), [...prompt, gpt2.eosId]);
 });
 
 test('an empty prompt needs a tokenizer that adds BOS', () => {
@@ -58,8 +57,8 @@ test('a conversation: each assistant turn is learnt, those of the prompt are not
   assert.equal(list(ids), chatml.chatIds(conversation));
   // The same prompt and answer, as sampling and scoring put them together.
   const prompt = encodePrompt(chatml, conversation.slice(0, 3));
-  const scored = encodeCompletion(chatml, prompt, 'See you', 'stop');
-  assert.equal(list(scored.ids), list(ids).slice(0, scored.ids.length));
+  const [scored] = encodeCompletions(chatml, prompt, ['See you'], ['stop']).ids;
+  assert.equal(list(scored), list(ids).slice(0, scored.length));
 });
 
 test('a conversation that the template refuses is a bad row', async () => {
@@ -92,12 +91,35 @@ test('a row too long is refused, or loses the end of its response', () => {
   const cut = encodeDemonstration(gpt2, row, { context, truncate: true });
   assert.equal(list(cut.ids), list(whole.ids).slice(0, context));
   assert.equal(list(cut.mask), list(whole.mask).slice(0, context));
-  // A prompt that leaves no room stays an error.
-  assert.throws(() => encodeDemonstration(gpt2, row, { context: 1, truncate: true }), /prompt alone has \d+ tokens/);
   const chat = asDemonstration({ messages: conversation });
   const first = encodeDemonstration(chatml, chat).mask.indexOf(1);
   assert.is(encodeDemonstration(chatml, chat, { context: first + 1, truncate: true }).mask.indexOf(1), first);
-  assert.throws(() => encodeDemonstration(chatml, chat, { context: first, truncate: true }), /the prompt alone/);
+});
+
+test('of a prompt that alone fills the context --truncate keeps the end, so much that the longest response fits', () => {
+  const prompt = Int32Array.from({ length: 10 }, (_, i) => 20 + i);
+  const [long, short] = [gpt2.encode(' World World World'), gpt2.encode(' World')];
+  assert.equal([long.length, short.length], [3, 1]);
+  const cut = encodeCompletions(gpt2, prompt, [' World World World', ' World'], ['stop', 'length'], { context: 8, truncate: true });
+  assert.equal(list(cut.promptIds), [26, 27, 28, 29]);
+  assert.equal(cut.ids.map(list), [[...cut.promptIds, ...long, gpt2.eosId], [...cut.promptIds, ...short]]);
+  // A response that alone fills the context leaves one token of the prompt and loses its end.
+  const narrow = encodeCompletions(gpt2, prompt, [' World World World'], ['stop'], { context: 3, truncate: true });
+  assert.equal([list(narrow.promptIds), list(narrow.ids[0])], [[29], [29, ...long.slice(0, 2)]]);
+  // A prompt with room after it is kept whole.
+  assert.is(encodeCompletions(gpt2, prompt, [' World World World'], ['stop'], { context: 11, truncate: true }).promptIds.length, 10);
+  assert.throws(() => encodeCompletions(gpt2, prompt, [' World'], ['stop'], { context: 8 }), /^12 tokens, the context has 8$/);
+
+  const row = asDemonstration({ prompt: 'Hello World Hello World Hello', completion: ' World' });
+  const whole = encodeDemonstration(gpt2, row);
+  const context = whole.mask.indexOf(1) - 1;
+  const end = encodeDemonstration(gpt2, row, { context, truncate: true });
+  assert.equal([list(end.ids), list(end.mask)], [list(whole.ids).slice(-context), list(whole.mask).slice(-context)]);
+  const chat = encodeDemonstration(chatml, asDemonstration({ messages: conversation.slice(0, 2) }));
+  const begin = chat.mask.indexOf(1);
+  const last = encodeDemonstration(chatml, asDemonstration({ messages: conversation.slice(0, 2) }), { context: begin, truncate: true });
+  assert.is(last.ids.length, begin);
+  assert.equal([list(last.ids), list(last.mask)], [list(chat.ids).slice(-begin), list(chat.mask).slice(-begin)]);
 });
 
 test('a token that the embedding has no row for makes a bad row, wherever it stands; other rows are read as before', async () => {
@@ -107,7 +129,7 @@ test('a token that the embedding has no row for makes a bad row, wherever it sta
   const message = `holds "${stories.tokenOf(rows)}", token ${rows}, but the model's embedding has ${rows} rows`;
   for (const read of [
     () => encodePrompt(small, 'Tim said'),
-    () => encodeCompletion(small, [1], 'Tim said', 'stop'),
+    () => encodeCompletions(small, Int32Array.of(1), ['Tim said'], ['stop']),
     () => encodeDocument(small, 'Tim said'),
     () => encodeDemonstration(small, asDemonstration({ prompt: 'a', completion: 'Tim said' })),
   ]) assert.throws(read, (e: Error) => e instanceof RowError && e.message === message);
