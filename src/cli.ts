@@ -7,7 +7,7 @@ import { completions } from './completions.ts';
 import type { RunContext } from './context.ts';
 import { Interrupted, RunError, UsageError } from './errors.ts';
 import { outputError } from './files/atomic.ts';
-import { commandHelp, mainHelp } from './help.ts';
+import { commandHelp, completionsHelp, mainHelp } from './help.ts';
 import { Progress } from './progress.ts';
 import { inspectRunFolder } from './run_folder.ts';
 import { show } from './option_values.ts';
@@ -22,6 +22,7 @@ let progress: Progress | undefined;
 let interrupts = 0;
 let trains = false;
 let exiting = false;
+let hungUp = false;
 
 /** Seconds after Ctrl-C that a command without checkpoints gets to end by itself. */
 const GRACE_MS = 1500;
@@ -35,11 +36,12 @@ async function main(argv: string[]): Promise<void> {
     case '-h':
       return print(mainHelp(commands, columns()));
     case 'help':
-      return print(second === undefined ? mainHelp(commands, columns()) : commandHelp(findCommand(second), columns()));
+      return print(helpOn(second));
     case '--version':
     case '-v':
       return print(`rlhf ${versions.rlhf} (Dawn: webgpu ${versions.dawn}, tfjs ${versions.tfjs})`);
     case 'completions':
+      if (second === '--help' || second === '-h') return print(completionsHelp);
       return print(completions(commands, second).trimEnd());
     default:
   }
@@ -113,6 +115,16 @@ function interrupt(): void {
   }
 }
 
+/**
+ * The terminal is gone: a run that speaks to it stops as after Ctrl-C. One whose notes go elsewhere goes on: Node undoes what `nohup` has
+ * set, so that it cannot be told from a run that was put in the background.
+ */
+function hangUp(): void {
+  if (!process.stderr.isTTY) return;
+  hungUp = true;
+  interrupt();
+}
+
 /** Tells what went wrong, and exits with the code of its kind. */
 async function fail(error: unknown): Promise<void> {
   if (exiting) return;
@@ -149,6 +161,11 @@ async function exit(code: number): Promise<void> {
   })();
   await Promise.race([actions, new Promise((resolve) => setTimeout(resolve, EXIT_ACTIONS_MS))]);
   await Promise.all([flush(process.stdout), flush(process.stderr)]);
+  if (hungUp) {
+    // Node aborts where it cannot put a terminal's modes back: end by the signal itself.
+    process.off('SIGHUP', hangUp);
+    process.kill(process.pid, 'SIGHUP');
+  }
   process.exit(code);
 }
 
@@ -159,13 +176,12 @@ function flush(stream: Writable): Promise<void> {
   });
 }
 
-function findCommand(name: string): AnyCommand {
+function helpOn(name: string | undefined): string {
+  if (name === undefined || name === 'help') return mainHelp(commands, columns());
+  if (name === 'completions') return completionsHelp;
   const command = commands.find((candidate) => candidate.name === name);
-  if (command) return command;
-  const near = nearest(
-    name,
-    commands.map((candidate) => candidate.name),
-  );
+  if (command) return commandHelp(command, columns());
+  const near = nearest(name, [...commands.map((candidate) => candidate.name), 'completions']);
   throw new UsageError(`help: unknown command ${show(name)}`, near ? `did you mean ${near}?` : undefined);
 }
 
@@ -175,6 +191,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => void (error.code ==
 process.stderr.on('error', () => undefined); // nobody reads the notes: the work goes on
 process.on('SIGINT', interrupt);
 process.on('SIGTERM', interrupt);
+process.on('SIGHUP', hangUp);
 process.on('uncaughtException', (error) => void fail(error));
 process.on('unhandledRejection', (error) => void fail(error));
 main(process.argv.slice(2)).then(() => exit(interrupts > 0 && !trains ? 130 : 0), fail);

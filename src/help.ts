@@ -1,4 +1,5 @@
 import type { AnyCommand } from './commands/command.ts';
+import { shells } from './completions.ts';
 import { groups, type Option } from './option_types.ts';
 
 /** The main help: what the program is, the pipeline in five lines, the commands. `width` is in columns. */
@@ -24,6 +25,19 @@ const builtIn: [string, string][] = [
   ['completions SHELL', 'Completions for bash, zsh or fish'],
   ['help [COMMAND]', 'This help, or that of a command'],
 ];
+
+/** The help of `completions`. */
+export const completionsHelp = [
+  'Print completions for a shell.',
+  '',
+  'Usage',
+  `  rlhf completions ${shells.join('|')}`,
+  '',
+  'Examples',
+  '  rlhf completions bash > ~/.local/share/bash-completion/completions/rlhf',
+  '  rlhf completions zsh > "${fpath[1]}/_rlhf"',
+  '  rlhf completions fish > ~/.config/fish/completions/rlhf.fish',
+].join('\n');
 
 /** The help of one command: usage, options under their headings with defaults, examples. */
 export function commandHelp(command: AnyCommand, width: number): string {

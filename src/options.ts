@@ -1,5 +1,5 @@
 import { all } from './option_catalog.ts';
-import { requiring, withDefaults, type Option, type SettingsOf } from './option_types.ts';
+import { camelCase, requiring, withDefaults, type Option, type SettingsOf } from './option_types.ts';
 
 function pick<K extends keyof typeof all>(...names: K[]): Pick<typeof all, K> {
   return Object.fromEntries(names.map((name) => [name, all[name]])) as Pick<typeof all, K>;
@@ -68,37 +68,21 @@ const training = {
   ...device,
 };
 
+/** What a new model is where nothing is said: no defaults of the options, since with --model none of them may be given. */
+export const newModelDefaults = { arch: 'llama', layers: 4, width: 128, heads: 4, context: 256, vocabSize: 1024 } as const;
+const newModel = pick('arch', 'layers', 'width', 'heads', 'context', 'vocab-size');
+for (const [name, option] of Object.entries(newModel))
+  newModel[name as 'layers'] = { ...option, defaultText: String(newModelDefaults[camelCase(name) as 'layers']) } as typeof all.layers;
+
 export const pretrainOptions = withDefaults(
   {
     ...requiring(pick('data'), 'data'),
-    ...pick(
-      'model',
-      'tokenizer',
-      'eval-data',
-      'tokenizer-data',
-      'dropout',
-      'arch',
-      'layers',
-      'width',
-      'heads',
-      'kv-heads',
-      'hidden',
-    ),
-    ...pick('context', 'vocab-size'),
+    ...pick('model', 'tokenizer', 'eval-data', 'tokenizer-data', 'dropout'),
+    ...newModel,
+    ...pick('kv-heads', 'hidden'),
     ...training,
   },
-  {
-    lr: 1e-3,
-    epochs: 1,
-    'weight-decay': 0.1,
-    dropout: 0,
-    arch: 'llama',
-    layers: 4,
-    width: 128,
-    heads: 4,
-    context: 256,
-    'vocab-size': 1024,
-  },
+  { lr: 1e-3, epochs: 1, 'weight-decay': 0.1, dropout: 0 },
 );
 
 export const sftOptions = withDefaults(
@@ -287,11 +271,10 @@ export const exportOptions = withDefaults(
 
 /** What all training commands share. */
 export interface TrainSettings extends SettingsOf<typeof training> {}
-export interface PretrainSettings extends SettingsOf<typeof pretrainOptions> {
-  kvHeads: number;
-  hidden: number;
-  tokenizerData: string[];
-}
+/** What a new model is to be, and what its tokenizer is trained on, are absent where there is one already. */
+export interface PretrainSettings extends SettingsOf<typeof pretrainOptions> {}
+/** What a new model is to be. */
+export type NewModelSettings = { [K in 'arch' | 'layers' | 'width' | 'heads' | 'kvHeads' | 'hidden' | 'context']: NonNullable<PretrainSettings[K]> };
 export interface SftSettings extends SettingsOf<typeof sftOptions> {}
 export interface RmSettings extends SettingsOf<typeof rmOptions> {}
 /** `value` is absent with a `cmd:` reward: the value model then starts from the policy with a head of zeros. */

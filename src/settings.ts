@@ -78,8 +78,11 @@ const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-$
 async function readConfig(path: string, table: OptionTable): Promise<Record<string, unknown>> {
   checkExists({ type: 'file', group: 'Run', text: '' }, path, '--config');
   let config: unknown;
+  let keys: string[];
   try {
-    config = JSON.parse((await readFile(path, 'utf8')).replace(/^\uFEFF/, ''));
+    const text = (await readFile(path, 'utf8')).replace(/^\uFEFF/, '');
+    config = JSON.parse(text);
+    keys = topKeys(text);
   } catch (error) {
     throw new UsageError(`${path}: not JSON: ${(error as Error).message}`);
   }
@@ -87,6 +90,8 @@ async function readConfig(path: string, table: OptionTable): Promise<Record<stri
     throw new UsageError(`${path}: not a JSON object of options`);
   }
   const values: Record<string, unknown> = {};
+  const twice = keys.find((key, i) => keys.indexOf(key) < i);
+  if (twice !== undefined) throw new UsageError(`${path}: ${show(twice)} is there twice`);
   for (const [key, value] of Object.entries(config)) {
     const positive = key.replace(/^no-/, '');
     const option = Object.hasOwn(table, key) ? table[key] : undefined;
@@ -99,10 +104,25 @@ async function readConfig(path: string, table: OptionTable): Promise<Record<stri
       );
     }
     const where = `${path}: "${key}"`;
+    if (!option && Object.hasOwn(config, positive)) throw new UsageError(`${path}: "${positive}" and ${show(key)} exclude each other`);
     if (option) values[key] = fromJson(option, value, where);
     else values[positive] = !fromJson(negated!, value, where);
   }
   return values;
+}
+
+/** The keys of a JSON object as they stand in its text, double ones twice. */
+function topKeys(json: string): string[] {
+  const keys: string[] = [];
+  let depth = 0;
+  let before = '';
+  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]/gs)) {
+    if (depth === 1 && token.startsWith('"') && (before === '{' || before === ',')) keys.push(JSON.parse(token) as string);
+    if (token === '{' || token === '[') depth++;
+    if (token === '}' || token === ']') depth--;
+    before = token;
+  }
+  return keys;
 }
 
 function presetValues(command: AnyCommand, name: string | undefined): Record<string, unknown> {
@@ -194,6 +214,9 @@ function checkExists(option: Option, value: unknown, where: string): void {
       return;
     case 'file':
       if (value !== '-') checkReadable(value as string, where);
+      return;
+    case 'path':
+      if (value === '-') throw new UsageError(`${where}: a name is needed, not - for standard output`, './- is a file of that name');
       return;
     case 'reward':
     case 'folder': {

@@ -18,7 +18,7 @@ export class RowTooLong extends RowError {
 }
 
 export interface RowPolicy extends ReadOptions {
-  /** Count and drop bad rows instead of failing. */
+  /** Count and drop bad rows instead of failing; undefined where the command has no option for it. */
   skipBadRows?: boolean;
   /** Count and drop rows that are too long for the context. */
   skipLong?: boolean;
@@ -87,7 +87,7 @@ export async function readAll<T>(
     }
   }
   if (bad > LISTED) listed.push(`… and ${bad === GIVE_UP_AFTER ? 'many' : bad - LISTED} more bad rows`);
-  if (bad > 0) throw new UsageError(listed.join('\n'), hint ?? '--skip-bad-rows drops such rows');
+  if (bad > 0) throw new UsageError(listed.join('\n'), hint ?? hintOf(policy));
   report(dropped, policy);
   if (kept === 0) throw new UsageError(`${sources.join(', ')}: no usable rows`);
   return { sources: digests, ...dropped };
@@ -109,11 +109,15 @@ export async function* streamRows<T>(
       yield { row: row as Row, item: result.item };
     } else if (!drop(result.error, policy, dropped)) {
       const { message, hint } = result.error;
-      throw new UsageError(`${row.source}:${row.line}: ${message}`, hint ?? '--skip-bad-rows drops such rows');
+      throw new UsageError(`${row.source}:${row.line}: ${message}`, hint ?? hintOf(policy));
     }
   }
   report(dropped, policy);
 }
+
+/** Commands without the option do not say whether bad rows are to be dropped. */
+const hintOf = ({ skipBadRows }: RowPolicy): string | undefined =>
+  skipBadRows === undefined ? undefined : '--skip-bad-rows drops such rows';
 
 function attempt<T>(row: Row | BadRow, read: RowReader<T>): { item: T } | { error: RowError } {
   if ('error' in row) return { error: new RowError(row.error) };

@@ -1,14 +1,14 @@
 import { randomBytes } from 'node:crypto';
-import { existsSync, renameSync, rmSync } from 'node:fs';
+import { accessSync, constants, existsSync, renameSync, rmSync, statSync, type Stats } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { RunError } from '../errors.ts';
+import { RunError, UsageError } from '../errors.ts';
 import { isAlive } from './process.ts';
 
 /** Turns the system's error about an output file into a RunError that names it; other errors come back as they are. */
 export function outputError(error: unknown, path: string): unknown {
   const { code, path: at } = (error ?? {}) as NodeJS.ErrnoException;
-  const where = at ?? path;
+  const where = (at ?? path).replace(/\.(tmp|old)-\d+-[0-9a-f]{8}(?=$|[\\/]).*$/s, ''); // of unfinished work, what it is to become
   switch (code) {
     case 'ENOSPC':
     case 'EDQUOT':
@@ -19,6 +19,8 @@ export function outputError(error: unknown, path: string): unknown {
     case 'EROFS':
       return new RunError(`${where}: the file system is read-only`);
     case 'ENOENT':
+      // Of a folder on a read-only file system mkdir says that it does not exist.
+      if (isReadOnly(where)) return new RunError(`${where}: the file system is read-only`);
       return new RunError(`${where}: cannot be written, its folder does not exist`);
     case 'ENOTDIR':
     case 'EEXIST':
@@ -38,6 +40,17 @@ export function outputError(error: unknown, path: string): unknown {
   }
 }
 
+function isReadOnly(path: string): boolean {
+  let at = resolve(path);
+  while (!existsSync(at) && dirname(at) !== at) at = dirname(at);
+  try {
+    accessSync(at, constants.W_OK);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EROFS';
+  }
+}
+
 /** Names that this process is working on. A process number alone does not tell: in a container it is often the same. */
 const inUse = new Set<string>();
 
@@ -51,6 +64,24 @@ export function asideName(path: string, kind: 'tmp' | 'old'): string {
 /** Says that the work under a name from `asideName` is over. */
 export function releaseAside(name: string): void {
   inUse.delete(resolve(name));
+}
+
+/**
+ * Looks whether `--out` may name a file to be written, before the work for it is done.
+ * @throws UsageError where a folder is there, or none to put it in
+ */
+export function checkOutputFile(path: string): void {
+  if (statOf(path)?.isDirectory()) throw new UsageError(`--out: a folder, not a file: ${path}`);
+  const folder = dirname(resolve(path));
+  if (!statOf(folder)?.isDirectory()) throw new UsageError(`--out: no such folder: ${folder}`);
+}
+
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch {
+    return undefined; // below something that is no folder, or not to be looked at
+  }
 }
 
 /** Flushes a file's or folder's entry to the disk, so that a rename survives a power cut. */

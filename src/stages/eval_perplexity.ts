@@ -56,6 +56,7 @@ export async function evaluatePerplexity(settings: EvalSettings, tokenizer: Toke
   const loss = ratio(losses, tokens);
   return {
     rows: rows.length,
+    ...(texts.length > 0 ? { documents: texts.length } : {}), // packed into rows
     tokens: tokens.reduce((sum, n) => sum + n, 0),
     ...measured(rows.length, { loss, perplexity: (units) => Math.exp(loss(units)) }, settings),
   };

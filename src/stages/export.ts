@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { RunContext } from '../context.ts';
 import { Interrupted, UsageError } from '../errors.ts';
+import { checkOutputFile } from '../files/atomic.ts';
 import { isAdapterFolder, tokenizerFolder } from '../files/adapter.ts';
 import { exportGguf } from '../files/gguf_export.ts';
 import { holdsModel, openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
@@ -18,6 +19,7 @@ export async function exportModel(settings: ExportSettings, context: RunContext)
   if (!overwrite && (gguf ? existsSync(out!) : holdsModel(out!))) {
     throw new UsageError(`--out: ${out} exists already`, 'take another name, or --overwrite');
   }
+  if (gguf) checkOutputFile(out!);
   const model = openModel(dir!);
   try {
     if (gguf) {

@@ -1,5 +1,6 @@
 import { Interrupted, UsageError } from '../errors.ts';
 import type { RunContext } from '../context.ts';
+import { checkOutputFile } from '../files/atomic.ts';
 import { agreements, readRankings } from '../label/agreement.ts';
 import { RankingsFile } from '../label/rankings_file.ts';
 import { serveLabels } from '../label/server.ts';
@@ -17,6 +18,7 @@ export async function label(settings: LabelSettings, context: RunContext): Promi
   if (settings.agreement) return printAgreement(settings.data, context);
   const { out, labeler, seed } = settings;
   if (out === undefined) throw new UsageError('label needs --out', 'the file that the rankings are appended to');
+  checkOutputFile(out);
   const tasks = await readTasks(settings.data, labeler, seed);
   const file = new RankingsFile(out);
   try {

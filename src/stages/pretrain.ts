@@ -8,7 +8,7 @@ import type { ModelConfig } from '../model/config.ts';
 import { loadModel, loadTokenizer, newModel } from '../model/load.ts';
 import { paddingShare, prepare, reserve } from '../model/passes.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
-import type { PretrainSettings } from '../options.ts';
+import type { NewModelSettings, PretrainSettings } from '../options.ts';
 import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
@@ -108,12 +108,12 @@ const readTexts = ({ data, skipBadRows }: PretrainSettings, context: RunContext)
 
 /** A byte-level BPE tokenizer trained on the data's texts, or on other data. */
 async function newTokenizer(settings: PretrainSettings, texts: string[], context: RunContext): Promise<Tokenizer> {
-  const own = settings.tokenizerData.length === settings.data.length
-    && settings.tokenizerData.every((source, i) => source === settings.data[i]);
-  const source = own ? texts : (await collectRows(settings.tokenizerData, textOf, { plainText: true })).rows;
-  context.log(`training a byte-level BPE tokenizer of ${settings.vocabSize} entries`);
-  const json = trainByteLevelBpe(source, { vocabSize: settings.vocabSize, specialTokens: Object.values(SPECIAL_TOKENS) });
-  return Tokenizer.fromJson(json, byteLevelTokenizerConfig(settings.context));
+  const [sources, vocabSize] = [settings.tokenizerData!, settings.vocabSize!];
+  const own = sources.length === settings.data.length && sources.every((source, i) => source === settings.data[i]);
+  const source = own ? texts : (await collectRows(sources, textOf, { plainText: true, skipBadRows: settings.skipBadRows, warn: (line) => context.warn(line) })).rows;
+  context.log(`training a byte-level BPE tokenizer of ${vocabSize} entries`);
+  const json = trainByteLevelBpe(source, { vocabSize, specialTokens: Object.values(SPECIAL_TOKENS) });
+  return Tokenizer.fromJson(json, byteLevelTokenizerConfig(settings.context!));
 }
 
 function documentsOf(texts: readonly string[], tokenizer: Tokenizer, context: number): Documents {
@@ -131,11 +131,11 @@ function textOf(value: Record<string, unknown>): string {
 }
 
 function configOf(settings: PretrainSettings, tokenizer: Tokenizer): ModelConfig {
-  const { arch, width, layers, heads, kvHeads, hidden, context } = settings;
+  const { arch, width, layers, heads, kvHeads, hidden, context } = settings as NewModelSettings;
   const gpt2 = arch === 'gpt2';
   return {
     family: gpt2 ? 'gpt2' : 'llama',
-    vocabSize: Math.max(tokenizer.vocabSize, settings.tokenizer ? tokenizer.vocabSize : settings.vocabSize),
+    vocabSize: Math.max(tokenizer.vocabSize, settings.vocabSize ?? 0),
     width,
     layers,
     heads,

@@ -1,16 +1,22 @@
 import type { RunContext } from '../context.ts';
-import { writeFileAtomic } from '../files/atomic.ts';
+import { closeSync, openSync, readSync } from 'node:fs';
+import { UsageError } from '../errors.ts';
+import { checkOutputFile, writeFileAtomic } from '../files/atomic.ts';
 import type { ReportSettings } from '../options.ts';
 import { page } from '../report/page.ts';
 import { readRun } from '../report/run_log.ts';
 import { compareSamples } from '../report/samples.ts';
 import { readTable } from '../report/table.ts';
 
+const TITLE = 'Training report';
+
 /** Writes one HTML page about run folders: table, answers side by side, curves, episodes, settings. */
 export async function report(settings: ReportSettings, context: RunContext): Promise<void> {
+  checkOutputFile(settings.out);
+  refuseOtherFile(settings.out);
   const runs = await Promise.all(settings.runs.map((path) => readRun(path)));
   const html = page({
-    title: 'Training report',
+    title: TITLE,
     runs,
     table: settings.table === undefined ? undefined : await readTable(settings.table),
     samples: await compareSamples(settings.samples ?? []),
@@ -18,4 +24,23 @@ export async function report(settings: ReportSettings, context: RunContext): Pro
   });
   await writeFileAtomic(settings.out, html);
   await context.stdout.write(JSON.stringify({ report: settings.out, runs: runs.length, bytes: html.length }));
+}
+
+/** A report replaces an older one; any other file is somebody's. */
+function refuseOtherFile(path: string): void {
+  let file: number;
+  try {
+    file = openSync(path, 'r');
+  } catch {
+    return; // there is none, or writing will tell
+  }
+  try {
+    const begin = Buffer.alloc(1024);
+    const size = readSync(file, begin, 0, begin.length, 0);
+    if (size > 0 && !begin.includes(`<title>${TITLE}</title>`)) {
+      throw new UsageError(`--out: ${path} is a file, and no report`, 'choose another name');
+    }
+  } finally {
+    closeSync(file);
+  }
 }

@@ -21,7 +21,7 @@ export function multiplier(step: number, { schedule, warmup, totalSteps, minRati
 
 /**
  * PPO's multiplier at a 0-based iteration: from 1/10 to 1 in equal steps over the first `warmup` iterations (Ouyang et al.
- * 2022, appendix C.4), then the schedule over the rest.
+ * 2022, appendix C.4), a factor on the schedule, which spans all iterations.
  */
 export function ppoMultiplier(iteration: number, options: ScheduleOptions): number {
   const { warmup } = options;

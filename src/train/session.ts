@@ -33,7 +33,8 @@ export interface Cost {
  * Opens the run's folder, unless this is a dry run: then the resolved settings and the cost are printed and nothing else
  * happens. Returns undefined where there is nothing (more) to do.
  */
-export async function beginRun(settings: { out: string; resume: boolean; overwrite: boolean; dryRun: boolean },
+export async function beginRun(settings: { out: string; resume: boolean; overwrite: boolean; dryRun: boolean; warmup: number;
+  evalEvery: number; evalData?: string[] },
   context: RunContext, opened: Gpu, cost: Cost, data: Record<string, string>): Promise<RunFolder | undefined> {
   const adapter = adapterName(opened.info);
   const { passes, ...counts } = cost;
@@ -41,6 +42,12 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
     recompute: passes.recompute };
   context.log(`${count(cost.rows)} rows, ${count(cost.tokens)} tokens, ${count(cost.steps)} steps, ${count(cost.parameters)} parameters, `
     + `about ${megabytes(passes.bytes)} on ${adapter}`);
+  if (settings.warmup >= cost.steps) {
+    context.warn(`--warmup ${settings.warmup}: all of the ${count(cost.steps)} steps are warm-up, in which the rate stays below --lr`);
+  }
+  if (settings.evalEvery > 0 && !settings.evalData) {
+    context.warn(`--eval-every ${settings.evalEvery}: nothing is evaluated${context.command === 'ppo' ? ' in PPO' : ' without --eval-data'}`);
+  }
   if (settings.dryRun) {
     await context.stdout.write(JSON.stringify({ command: context.command, ...shown, adapter }));
     return undefined;

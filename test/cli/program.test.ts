@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -140,6 +141,34 @@ test('a slow reader gets every row', async () => {
   assert.equal([code, stdout.trim().split('\n').length], [0, 5000]);
 });
 
+// Linux' script(1) gives a terminal; what it runs loses it when script is killed.
+const terminals = process.platform === 'linux' && spawnSync('script', ['--version']).status === 0;
+(terminals ? test : test.skip)('a terminal that goes away stops its run with a checkpoint; one whose notes go elsewhere goes on', async () => {
+  const notes = join(rlhf.folder, 'notes');
+  const words = [process.execPath, join(rlhf.folder, 'cli.mjs'), ...sft].map((word) => `'${word}'`).join(' ');
+  const told = async (more: string, needed: RegExp): Promise<string> => {
+    rmSync(notes, { force: true });
+    // The stage writes to the terminal; a hook keeps what it says after the terminal has gone.
+    const child = spawn('script', ['-qfc', `NODE_OPTIONS='--import ${join(rlhf.folder, 'keep.mjs')}' NOTES='${notes}' exec ${words} ${more}`, '/dev/null'], { cwd: rlhf.folder, stdio: 'ignore' });
+    const text = () => (existsSync(notes) ? readFileSync(notes, 'utf8') : '');
+    const until = async (pattern: RegExp): Promise<void> => {
+      for (const end = Date.now() + 20_000; !pattern.test(text()) && Date.now() < end;) await new Promise((done) => setTimeout(done, 20));
+    };
+    await until(/ready/);
+    child.kill('SIGKILL');
+    await until(needed);
+    return text();
+  };
+  writeFileSync(join(rlhf.folder, 'keep.mjs'), `
+    import { appendFileSync } from 'node:fs';
+    const write = process.stderr.write.bind(process.stderr);
+    process.stderr.write = (text, ...more) => { appendFileSync(process.env.NOTES, text); return write(text, ...more); };
+    setTimeout(() => { appendFileSync(process.env.NOTES, 'still there\\n'); process.exit(); }, 3000).unref();
+  `);
+  assert.match(await told('', /checkpoint saved/), /ready\n[^]*with a checkpoint[^]*checkpoint saved\n$/);
+  assert.match(await told('2>/dev/null', /still there/), /^ready\nstill there\n$/);
+});
+
 test('the first Ctrl-C lets training save, exit code 130', async () => {
   const child = rlhf.start(sft);
   child.stderr!.once('data', () => child.kill('SIGINT'));
@@ -189,12 +218,19 @@ test('a finished run is already complete', async () => {
   assert.match(other.stderr, /other settings than the run's: --lr \(was 0.00000965, now 1\)/);
 });
 
+test('completions have a help', async () => {
+  for (const args of [['completions', '--help'], ['help', 'completions']]) {
+    const { code, stdout, stderr } = await rlhf.run(args);
+    assert.equal([code, stderr], [0, '']);
+    assert.match(stdout, /rlhf completions bash\|zsh\|fish/);
+  }
+});
+
 test('completions are valid scripts that know the options', async () => {
   const { stdout, code } = await rlhf.run(['completions', 'bash']);
   assert.is(code, 0);
   writeFileSync(join(rlhf.folder, 'completion.bash'), stdout);
   const ask = async (...words: string[]) => {
-    const { spawnSync } = await import('node:child_process');
     const script =
       `source ./completion.bash; COMP_WORDS=(rlhf ${words.map((w) => `'${w}'`).join(' ')}); ` +
       `COMP_CWORD=${words.length}; _rlhf; echo "\${COMPREPLY[*]}"`;

@@ -110,6 +110,8 @@ test('config files are checked like the command line', async () => {
   await refused([...sft, '--config', config({ data: [1] })], /"data": 1 is not a text/);
   await refused([...sft, '--config', config({ data: [] })], /"data": \[\] is not a text/);
   await refused([...sft, '--config', config('{"lr": 1')], /config\.json: not JSON/);
+  await refused([...sft, '--config', config('{"lr": 1, "data": ["lr", "{"], "\\u006cr": 2}')], /config\.json: "lr" is there twice/);
+  await refused([...sft, '--config', config({ shuffle: true, 'no-shuffle': true })], /"shuffle" and "no-shuffle" exclude each other/);
   await refused([...sft, '--config', config([1])], /not a JSON object/);
   await refused([...sft, '--config', at('none.json')], /--config: no such file/);
 });
@@ -152,6 +154,14 @@ test('bad numbers and ranges name the option and the value', async () => {
 });
 
 test('options that do not go together', async () => {
+  await refused([...sft.slice(0, -2), '--out', '-'], /--out: a name is needed, not - for standard output/);
+  const pretrain = ['pretrain', '--data', at('rows.jsonl'), '--out', 'o'];
+  for (const [name, value] of [['layers', '2'], ['context', '64'], ['arch', 'gpt2'], ['kv-heads', '1'], ['vocab-size', '300'], ['tokenizer', at('model')]]) {
+    await refused([...pretrain, '--model', at('model'), `--${name}`, value!], new RegExp(`^--${name} cannot be given with --model`));
+  }
+  await refused([...pretrain, '--tokenizer', at('model'), '--vocab-size', '300'], /^--vocab-size cannot be given with --tokenizer/);
+  const further = await resolve<PretrainSettings>(...pretrain, '--model', at('model'));
+  assert.equal([further.layers, further.hidden, further.vocabSize, further.tokenizerData], [undefined, undefined, undefined, undefined]);
   await refused([...sft, '--resume', '--overwrite'], /--resume and --overwrite/);
   await refused([...sft, '--truncate', '--skip-long'], /--truncate and --skip-long/);
   await refused([...ppo, '--gamma', '2'], /--gamma: 2 needs --pretrain/);

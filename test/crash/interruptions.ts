@@ -69,6 +69,9 @@ export async function surviveInterruptions(
   }
   if (next === resume) await rlhf.succeed([...resume, '--quiet']);
   if (next === resume) same(parts, 'stopped, interrupted, killed and resumed');
+  const padding = (run: string): number => (JSON.parse(readFileSync(rlhf.path(run, 'rlhf.json'), 'utf8')) as { padding: number }).padding;
+  assert.ok(padding(whole) > 0);
+  assert.is(padding(parts), padding(whole), 'padding is that of all parts');
 
   const done = await rlhf.run([...resume]);
   assert.is(done.code, 0, done.stderr);

@@ -151,13 +151,14 @@ test('an endless line and a gzip bomb end soon, in bounded memory', async () => 
 test('training lists the first ten bad rows, or drops them', async () => {
   const lines = Array.from({ length: 14 }, (_, i) => (i % 14 === 3 ? '{"text":"good"}' : '{"text":1}'));
   const path = file('many.jsonl', lines.join('\n'));
-  const error = await failure(collectRows([path], asText));
+  const error = await failure(collectRows([path], asText, { skipBadRows: false }));
   const listed = error.message.split('\n');
   assert.is(listed.length, 11);
   assert.is(listed[0], `${path}:1: "text" is a number, expected a text`);
   assert.is(listed[9], `${path}:11: "text" is a number, expected a text`);
   assert.is(listed[10], '… and 3 more bad rows');
   assert.match(error.hint!, /--skip-bad-rows/);
+  assert.is((await failure(collectRows([path], asText))).hint, undefined, 'a command without that option does not name it');
   const warnings: string[] = [];
   const kept = await collectRows([path], asText, { skipBadRows: true, warn: (line) => warnings.push(line) });
   assert.equal(kept.rows, ['good']);

@@ -32,6 +32,25 @@ test('answers do not depend on how many are decoded side by side', async () => {
   assert.ok(new Set(answers).size > 30, 'rows and samples differ');
 });
 
+test('sampling and scoring stay within --memory, with the same results, or say what they need', async () => {
+  await rlhf.succeed(['train-rm', '--model', 'base', '--data', 'rankings.jsonl', '--max-steps', '1', '--out', 'reward', '--quiet']);
+  const answers = await rlhf.succeed(SAMPLE, prompts);
+  const least = async (command: string[], input: string): Promise<number> => {
+    const { code, stderr } = await rlhf.run([...command, '--memory', '1K'], input);
+    assert.is(code, 2, stderr);
+    const [, kib] = /^rlhf: error: the model and its smallest pass take (\d+) KiB of device memory, but 1 KiB are allowed$/m.exec(stderr) ?? [];
+    assert.ok(kib, stderr);
+    return Number(kib);
+  };
+  for (const [command, input] of [[SAMPLE, prompts], [['score', '--model', 'reward', '--truncate', '--quiet'], answers], [['logprobs', '--model', 'base', '--truncate', '--quiet'], answers]] as const) {
+    const expected = await rlhf.succeed([...command], input);
+    const kib = await least([...command], input);
+    assert.is(await rlhf.succeed([...command, '--memory', `${kib}K`], input), expected, command[0]);
+  }
+  // More side by side than the device can have: as many as it can.
+  assert.is(await rlhf.succeed([...SAMPLE, '--batch-size', '1000000'], prompts), answers);
+});
+
 test('a writer that waits for each answer before it writes the next row gets them, the same as all at once', async () => {
   const rows = prompts.split('\n').filter(Boolean).slice(0, 4).map((row) => JSON.stringify({ ...JSON.parse(row), completion: 'a cat' }));
   const LOGPROBS = ['logprobs', '--model', 'base', '--quiet'];

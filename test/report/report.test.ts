@@ -24,8 +24,7 @@ function makeRun(name: string, command: string, metrics: object[], settings: obj
   return path;
 }
 
-async function reportText(settings: { runs: string[]; samples?: string[]; table?: string }): Promise<string> {
-  const out = join(folder, 'report.html');
+async function reportText({ out = join(folder, 'report.html'), ...settings }: { runs: string[]; samples?: string[]; table?: string; out?: string }): Promise<string> {
   const written: string[] = [];
   const context = { stdout: { write: async (line: string) => void written.push(line) } } as unknown as RunContext;
   await report({ samples: [], quiet: false, config: undefined, table: undefined, out, ...settings }, context);
@@ -142,6 +141,18 @@ test('bad input is named', async () => {
   const samples = join(folder, 'bad.jsonl');
   writeFileSync(samples, '{"prompt": "p"}\n');
   await fails(reportText({ runs: [run], samples: [samples] }), /bad\.jsonl:1: needs "completion" or "completions"/);
+});
+
+test('a report replaces an older one and nothing else', async () => {
+  const run = makeRun('again', 'ppo', [{ step: 1, 'objective/kl': 1 }]);
+  const out = join(folder, 'again.html');
+  const first = await reportText({ runs: [run], out });
+  appendFileSync(join(run, 'metrics.jsonl'), lines([{ step: 2, 'objective/kl': 2 }]));
+  assert.is.not(await reportText({ runs: [run], out }), first);
+  await fails(reportText({ runs: [run], out: join(run, 'metrics.jsonl') }), /^--out: .*metrics\.jsonl is a file, and no report$/);
+  await fails(reportText({ runs: [run], out: run }), /^--out: a folder, not a file/);
+  await fails(reportText({ runs: [run], out: join(folder, 'none', 'report.html') }), /^--out: no such folder: .*none$/);
+  assert.is((await readRun(run)).series.get('objective/kl')!.steps.length, 2);
 });
 
 test('long series are thinned to means, the last step stays', () => {

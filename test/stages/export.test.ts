@@ -105,6 +105,8 @@ test('outputs that exist are kept, and --merge wants an adapter', async () => {
   await refused({ model, merge: true, out: join(dir, 'x') }, /^--merge: .* is not a LoRA adapter$/);
   await refused({ model: adapter, merge: true, out: join(dir, 'gpt2-merged') }, /^--out: .* exists already$/);
   await refused({ model, gguf: 'f16', out: join(dir, 'adapter.gguf') }, /^--out: .* exists already$/);
+  await refused({ model, gguf: 'f16', out: dir, overwrite: true }, /^--out: a folder, not a file/);
+  await refused({ model, gguf: 'f16', out: join(dir, 'none', 'x.gguf') }, /^--out: no such folder: .*none$/);
   await exportModel(settings({ model, gguf: 'f16', out: join(dir, 'adapter.gguf'), overwrite: true }), recordingContext('export'));
 });
 

@@ -47,6 +47,8 @@ const CONFIGURATIONS: string[][] = [
   rm('rm', '--model', 'sft'),
   rm('rm-gpt2', '--model', 'sft-gpt2', '--demonstrations', 'demonstrations.jsonl'),
   rm('rm-lora', '--model', 'deep', ...LORA),
+  sft('sft-selected', '--model', 'llama', '--eval-data', 'demonstrations.jsonl', '--select-by-reward', 'rm', '--max-new-tokens', '24'),
+  sft('sft-selected-lora', '--model', 'gpt2', '--eval-data', 'demonstrations.jsonl', '--select-by-reward', 'rm-gpt2', ...LORA),
   ppo('ppo', '--policy', 'sft', '--reward', 'rm'),
   ppo('ppo-lora', '--policy', 'sft', '--reward', 'rm', ...LORA),
   ppo('ppo-mix', '--policy', 'sft-gpt2', '--reward', 'rm-gpt2', '--gamma', '1', '--pretrain', 'text.jsonl', '--pretrain-batch', '4', '--ema', '0.99'),
