@@ -120,9 +120,9 @@ function interrupt(): void {
  * set, so that it cannot be told from a run that was put in the background.
  */
 function hangUp(): void {
-  if (!process.stderr.isTTY) return;
+  if (!process.stderr.isTTY || hungUp) return;
   hungUp = true;
-  interrupt();
+  if (interrupts === 0) interrupt(); // a second signal of the same farewell is no second Ctrl-C
 }
 
 /** Tells what went wrong, and exits with the code of its kind. */
@@ -161,7 +161,7 @@ async function exit(code: number): Promise<void> {
   })();
   await Promise.race([actions, new Promise((resolve) => setTimeout(resolve, EXIT_ACTIONS_MS))]);
   await Promise.all([flush(process.stdout), flush(process.stderr)]);
-  if (hungUp) {
+  if (hungUp && code === 130) {
     // Node aborts where it cannot put a terminal's modes back: end by the signal itself.
     process.off('SIGHUP', hangUp);
     process.kill(process.pid, 'SIGHUP');

@@ -17,13 +17,17 @@ const modelFiles = [
   'chat_template.jinja',
 ];
 const isWeights = (name: string): boolean => /^(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors$/.test(name);
+/** Of a model's weights, what is put in place last. */
+const WHOLE = ['model.safetensors', 'model.safetensors.index.json', 'adapter_model.safetensors'];
 const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
 export const isOwn = (name: string): boolean =>
   name === 'rlhf.json' || name === 'metrics.jsonl' || ownFolders.includes(name) || modelFiles.includes(name) || isWeights(name);
 
 /** Where --overwrite keeps the older run until the new one has a checkpoint or its model; under the second name while it moves. */
-export const REPLACED = 'replaced';
-export const MOVING = 'replaced.moving';
+export const REPLACED = 'replaced-run';
+export const MOVING = 'replaced-run.moving';
+/** What a run wrote that failed before it had either, once the older one is back. */
+const FAILED = 'failed-run';
 
 /** Whether a folder holds a model, and checkpoints. */
 export function contents(path: string): { model: boolean; checkpoints: boolean } {
@@ -36,7 +40,10 @@ export function contents(path: string): { model: boolean; checkpoints: boolean }
   };
 }
 
-/** Moves what runs write, and nothing else, into replaced/: the folder may hold other files. Killed in between, all comes back. */
+/** Whether a run has something to show: a checkpoint, or weights, of which the last come last. */
+export const hasResult = (path: string): boolean => contents(path).checkpoints || WHOLE.some((name) => existsSync(join(path, name)));
+
+/** Moves what runs write, and nothing else, aside: the folder may hold other files. Killed in between, all comes back. */
 export function setAside(path: string): void {
   removeWhole(join(path, REPLACED));
   mkdirSync(join(path, MOVING));
@@ -44,12 +51,40 @@ export function setAside(path: string): void {
   renameSync(join(path, MOVING), join(path, REPLACED));
 }
 
-/** Puts the older run back where there is one, in place of what the new one has begun. */
-export function putBack(path: string): void {
+/** Removes the run that was set aside, and what a failed attempt to replace it left. */
+export function dropReplaced(path: string): void {
   if (!existsSync(join(path, REPLACED))) return;
-  for (const name of readdirSync(path).filter(isOwn)) rmSync(join(path, name), { recursive: true });
+  removeWhole(join(path, REPLACED));
+  removeWhole(join(path, FAILED));
+}
+
+/** Removes what a run that has nothing to show left, its record last; in a folder without a record, nothing. */
+export function removeFailed(path: string): void {
+  if (!existsSync(join(path, 'rlhf.json'))) return;
+  for (const name of readdirSync(path).filter((each) => isOwn(each) && each !== 'rlhf.json')) {
+    // Somebody's own folder of such a name is no model.
+    if (['raw', 'value'].includes(name) && !existsSync(join(path, name, 'config.json'))) continue;
+    rmSync(join(path, name), { recursive: true });
+  }
+  rmSync(join(path, 'rlhf.json'));
+}
+
+/**
+ * Puts the older run back where there is one and the new one has nothing to show; what that wrote stays in failed-run/ where it has metrics.
+ * Returns whether it did.
+ */
+export function putBack(path: string): boolean {
+  if (!existsSync(join(path, REPLACED)) || hasResult(path)) return false;
+  removeWhole(join(path, FAILED));
+  if ((statSync(join(path, 'metrics.jsonl'), { throwIfNoEntry: false })?.size ?? 0) > 0) {
+    mkdirSync(join(path, FAILED));
+    for (const name of readdirSync(path).filter(isOwn)) renameSync(join(path, name), join(path, FAILED, name));
+  } else {
+    for (const name of readdirSync(path).filter(isOwn)) rmSync(join(path, name), { recursive: true });
+  }
   renameSync(join(path, REPLACED), join(path, MOVING));
   finishPuttingBack(path);
+  return true;
 }
 
 /** A run that was killed has left an older one half moved. */
@@ -62,7 +97,7 @@ export function putBackLocked(path: string): void {
   }
 }
 
-function finishPuttingBack(path: string): void {
+export function finishPuttingBack(path: string): void {
   const moving = join(path, MOVING);
   for (const name of readdirSync(moving)) renameSync(join(moving, name), join(path, name));
   rmdirSync(moving);

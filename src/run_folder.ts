@@ -3,12 +3,12 @@ import { existsSync, mkdirSync, realpathSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join, relative, resolve, sep } from 'node:path';
 import { UsageError } from './errors.ts';
-import { clearLeftovers, outputError, removeWhole, writeFileAtomic } from './files/atomic.ts';
+import { clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
 import { checkUnlocked, FolderLock } from './files/lock.ts';
-import { modelHashes } from './files/model_hashes.ts';
+import { modelHashes, tokenizerHashes } from './files/model_hashes.ts';
 import { MetricsLog } from './metrics_log.ts';
 import { show } from './option_values.ts';
-import { contents, isOwn, MOVING, putBack, putBackLocked, REPLACED, setAside } from './run_files.ts';
+import { contents, dropReplaced, finishPuttingBack, hasResult, isOwn, MOVING, putBack, putBackLocked, removeFailed, REPLACED, setAside } from './run_files.ts';
 import { namedSettings } from './settings.ts';
 import { versions } from './versions.ts';
 
@@ -94,7 +94,9 @@ export class RunFolder {
       const known = new Map(Object.entries(before.data ?? {}).map(([source, hash]) => [pathOf(source), hash]));
       for (const [source, hash] of Object.entries(data)) this.#checkSame(source, known.get(pathOf(source)), hash, 'data');
       for (const [option, files] of Object.entries(models)) {
-        for (const [file, hash] of Object.entries(files)) this.#checkSame(`--${option}: ${file}`, before.models?.[option]?.[file], hash, 'model');
+        const own = before.models?.[option];
+        if (!own) continue; // a record of an older version
+        for (const file of new Set([...Object.keys(own), ...Object.keys(files)])) this.#checkSame(`--${option}: ${file}`, own[file] ?? '', files[file] ?? '', 'model');
       }
     }
     await this.note({ data: { ...before.data, ...data }, models: { ...before.models, ...models } });
@@ -107,21 +109,23 @@ export class RunFolder {
 
   /** The run has something to show: what --overwrite kept of the older one goes. */
   dropReplaced(): void {
-    removeWhole(join(this.path, REPLACED));
+    dropReplaced(this.path);
   }
 
-  /** The model of `done` steps is in place; `complete` marks the run as finished. */
+  /** The model is in place, and the run over; `complete` marks it as finished. */
   async end(facts: Partial<RunRecord>, complete: boolean): Promise<void> {
-    await this.note(complete ? { ...facts, finished: new Date().toISOString(), complete } : facts);
     this.dropReplaced();
+    await this.note(complete ? { ...facts, finished: new Date().toISOString(), complete } : facts);
     this.close();
   }
 
-  /** Where the run has come to nothing, an older one that it was to replace is put back. */
-  close(): void {
+  /** Where the run has come to nothing, an older one that it was to replace is put back; returns whether there was one. */
+  close(): boolean {
+    if (!this.lock.held) return false;
     this.metrics.close();
-    putBack(this.path);
+    const back = putBack(this.path);
     this.lock.release();
+    return back;
   }
 
   #seconds(): number {
@@ -166,7 +170,7 @@ export async function inspectRunFolder({
     if (existsSync(join(out, REPLACED)))
       throw new UsageError(
         `--out: ${show(out)} holds an older run in ${REPLACED}/, which one that was killed was to replace`,
-        'go on with --resume, or replace it with --overwrite',
+        'go on with --resume, replace it with --overwrite, or move its files back',
       );
     return { state: 'new' };
   }
@@ -208,19 +212,25 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
           complete: false,
         };
   let lock: FolderLock | undefined;
+  let metrics: MetricsLog | undefined;
   try {
     mkdirSync(path, { recursive: true });
     lock = FolderLock.take(path);
     await clearLeftovers(path);
     await clearLeftovers(join(path, 'checkpoints'));
     if (state === 'new' || state === 'started') await begin(path, record);
-    else removeWhole(join(path, REPLACED));
-    const folder = RunFolder.make(path, state, record, new MetricsLog(join(path, 'metrics.jsonl')), lock);
+    else dropReplaced(path);
+    metrics = new MetricsLog(join(path, 'metrics.jsonl'));
+    const folder = RunFolder.make(path, state, record, metrics, lock);
     if (state !== 'complete') await folder.note({});
     return folder;
   } catch (error) {
-    if (lock) putBack(path);
-    lock?.release();
+    metrics?.close();
+    if (lock) {
+      if (existsSync(join(path, MOVING))) finishPuttingBack(path);
+      putBack(path);
+      lock.release();
+    }
     throw outputError(error, path);
   }
 }
@@ -240,6 +250,8 @@ export async function modelsRead(settings: object): Promise<ModelHashes> {
     if (!known.has(path)) known.set(path, modelHashes(dir));
     hashes[option] = await known.get(path)!;
   }
+  const { tokenizer } = named;
+  if (typeof tokenizer === 'string') hashes.tokenizer = await tokenizerHashes(tokenizer);
   return hashes;
 }
 
@@ -253,17 +265,17 @@ function refuseOwnInput(settings: RunFolderOptions['settings']): void {
     for (const read of [named[option]].flat()) {
       if (typeof read !== 'string' || read === '-' || !existsSync(read)) continue;
       const [first] = relative(out, realpathSync(read)).split(sep);
-      if (first !== '' && !isOwn(first!)) continue;
+      if (first !== '' && first !== REPLACED && first !== MOVING && !isOwn(first!)) continue;
       throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');
     }
   }
 }
 
-/** Begins a run: an older one is set aside; of one that came to nothing goes what the new one would add to. */
+/** Begins a run: an older one is set aside, unless it is one that came to nothing when it was to replace another. */
 async function begin(path: string, record: RunRecord): Promise<void> {
   const { model, checkpoints } = contents(path);
-  if (model || checkpoints) setAside(path);
-  else if (existsSync(join(path, 'rlhf.json'))) for (const name of ['metrics.jsonl', 'rollouts']) removeWhole(join(path, name));
+  if (existsSync(join(path, REPLACED)) ? hasResult(path) : model || checkpoints) setAside(path);
+  else removeFailed(path);
   mkdirSync(join(path, 'checkpoints'), { recursive: true });
   await writeFileAtomic(join(path, 'rlhf.json'), `${JSON.stringify(record, null, 2)}\n`);
 }

@@ -18,9 +18,10 @@ export const pretrain = command<PretrainSettings>({
     checkTraining(settings);
     refuseUnused(settings);
     if (settings.model !== undefined) return;
-    const { arch, width, heads } = Object.assign(settings, { ...newModelDefaults, ...given(settings) }) as NewModelSettings;
-    if (settings.tokenizer !== undefined) settings.vocabSize = undefined;
-    else settings.tokenizerData ??= settings.data;
+    const { vocabSize, ...shape } = newModelDefaults;
+    const { arch, width, heads } = Object.assign(settings, { ...shape, ...given(settings) }) as NewModelSettings;
+    if (settings.tokenizer === undefined) settings.vocabSize ??= vocabSize;
+    if (settings.tokenizer === undefined) settings.tokenizerData ??= settings.data;
     settings.kvHeads ??= heads;
     // The SwiGLU block has three matrices where GPT-2's has two: 8/3 of the width, a multiple of 4, keeps the
     // parameters equal.
@@ -38,8 +39,8 @@ export const pretrain = command<PretrainSettings>({
 
 /** What belongs to a new model or a new tokenizer is of no use beside one that is given. */
 function refuseUnused(settings: PretrainSettings): void {
-  const tokenizer = ['vocab-size', 'tokenizer-data'];
-  const model = ['tokenizer', ...tokenizer, 'arch', 'layers', 'width', 'heads', 'kv-heads', 'hidden', 'context'];
+  const tokenizer = ['tokenizer-data'];
+  const model = ['tokenizer', ...tokenizer, 'vocab-size', 'arch', 'layers', 'width', 'heads', 'kv-heads', 'hidden', 'context'];
   for (const [option, unused] of [['model', model], ['tokenizer', tokenizer]] as const) {
     if (settings[option] === undefined) continue;
     const name = unused.find((each) => settings[camelCase(each) as 'layers'] !== undefined);

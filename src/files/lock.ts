@@ -1,5 +1,5 @@
-import { closeSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
-import { hostname } from 'node:os';
+import { linkSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { hostname, uptime } from 'node:os';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { asideName, outputError, releaseAside } from './atomic.ts';
@@ -30,15 +30,17 @@ export class FolderLock {
       const left = checkUnlocked(folder);
       try {
         if (left !== undefined) removeLeft(path, left);
-        const file = openSync(path, 'wx');
-        writeSync(file, own);
-        closeSync(file);
+        writeNew(path, own);
         return new FolderLock(path);
       } catch (error) {
         // Another process was faster; it says so itself the next time.
         if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || tries === 9) throw outputError(error, path);
       }
     }
+  }
+
+  get held(): boolean {
+    return this.#held;
   }
 
   release(): void {
@@ -61,14 +63,34 @@ export function checkUnlocked(folder: string): string | undefined {
   }
   const holder = parsed(text);
   if (!holder) {
-    const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
-    if (age < BEING_WRITTEN_MS) throw inUse(folder, 'another run');
+    if (Math.abs(Date.now() - writtenAt(path)) < BEING_WRITTEN_MS) throw inUse(folder, 'another run');
     return text;
   }
   // Of a process elsewhere nothing is known: more often it is a container that has ended than one at work on the same disk.
   const { pid, host, started } = holder;
+  // Where the system does not say when a process started, one from before its own start has ended.
+  if (started === '' && writtenAt(path) < Date.now() - 1000 * uptime()) return text;
   if (host !== hostname() || !isAlive(pid) || started !== startOf(pid)) return text;
   throw inUse(folder, `process ${pid}`);
+}
+
+const writtenAt = (path: string): number => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+
+/** Makes a file that appears with its content, or at least not over another one; throws EEXIST where there is one. */
+function writeNew(path: string, text: string): void {
+  const aside = asideName(path, 'tmp');
+  try {
+    writeFileSync(aside, text, { flag: 'wx' });
+    try {
+      linkSync(aside, path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw error;
+      writeFileSync(path, text, { flag: 'wx' }); // a file system without links
+    }
+  } finally {
+    rmSync(aside, { force: true });
+    releaseAside(aside);
+  }
 }
 
 function parsed(text: string): Holder | undefined {
@@ -89,5 +111,5 @@ function removeLeft(path: string, left: string): void {
   releaseAside(aside);
 }
 
-const inUse = (folder: string, by: string): UsageError =>
-  new UsageError(`--out: ${by} is working in ${folder}`, 'wait until it has ended, or choose another --out');
+const inUse = (folder: string, by: string): UsageError => new UsageError(`--out: ${by} is working in ${folder}`,
+  `wait until it has ended, or choose another --out; if that is no run of rlhf, remove ${join(folder, LOCK_FILE)}`);

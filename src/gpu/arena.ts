@@ -80,6 +80,7 @@ export class Arena {
   /** On paper: the steps so far, each as its values. */
   private readonly steps: { values: Value[]; most: number }[] = [];
   private settled = 0;
+  private there: readonly number[] = [];
   private readonly onPaper = !isOpen(gpu().device);
 
   /** @param limit the most bytes of a buffer */
@@ -100,17 +101,22 @@ export class Arena {
     else this.place(values);
   }
 
-  /** Makes buffers of these sizes before the steps come that they were planned for. */
+  /** Makes buffers of these sizes, but for those that are there, before the steps come that they were planned for. */
   reserve(sizes: readonly number[]): void {
-    if (this.slabs.length === 0) for (const size of sizes) this.slabs.push({ size, buffer: acquireBuffer(size), placed: [] });
+    for (const size of sizes.slice(this.slabs.length)) this.slabs.push({ size, buffer: acquireBuffer(size), placed: [] });
+  }
+
+  /** On paper: plans with buffers that are there already, and do not grow. */
+  beside(sizes: readonly number[]): void {
+    this.there = sizes;
   }
 
   private settle(): void {
     const steps = [...this.steps].sort((a, b) => b.most - a.most);
     const slabsFor = (how: { opened: number; order: number }, some: typeof steps): Slab[] => {
-      const slabs: Slab[] = [];
+      const slabs: Slab[] = this.there.map((size) => ({ size, placed: [] }));
       untilSettled(() => {
-        for (const { values } of some) fit(values, slabs, { fixed: 0, limit: this.limit, ...how });
+        for (const { values } of some) fit(values, slabs, { fixed: this.there.length, limit: this.limit, ...how });
         return bytesOf(slabs);
       });
       return slabs;

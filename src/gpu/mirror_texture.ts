@@ -94,6 +94,7 @@ export class StepTextures {
   /** On paper: the steps so far, each as its mirrors, the largest first. */
   private readonly steps: StepTexture[][] = [];
   private settled = 0;
+  private there: readonly PlaceShape[] = [];
 
   /** @param onPaper whether no texture is made, and those that are planned grow with each step */
   constructor(private readonly onPaper: boolean) {}
@@ -101,7 +102,7 @@ export class StepTextures {
   /** The textures' shapes; on paper, those in which all steps recorded so far find room. */
   get shapes(): readonly PlaceShape[] {
     if (this.onPaper && this.settled < this.steps.length) {
-      this.places = [];
+      this.places = this.there.map(({ shape, storage }) => ({ shape, storage, taken: [] }));
       untilSettled(() => {
         for (const mirrors of this.steps) this.fit(mirrors);
         return total(this.places);
@@ -122,9 +123,14 @@ export class StepTextures {
     else this.fit(mirrors);
   }
 
-  /** Makes textures of these shapes before the steps come that they were planned for. */
+  /** Makes textures of these shapes, but for those that are there, before the steps come that they were planned for. */
   reserve(shapes: readonly PlaceShape[]): void {
-    if (this.places.length === 0) for (const { shape, storage } of shapes) this.open(shape, storage);
+    for (const { shape, storage } of shapes.slice(this.places.length)) this.open(shape, storage);
+  }
+
+  /** On paper: plans with textures that are there already, and do not grow. */
+  beside(shapes: readonly PlaceShape[]): void {
+    this.there = shapes;
   }
 
   private open(shape: Shape, storage: Storage): Place {
@@ -142,7 +148,7 @@ export class StepTextures {
         const shape = joined(place.shape, mirror.shape);
         if (!shape) continue;
         const growth = bytesIn({ ...place, shape }) - bytesIn(place);
-        if (growth > 0 && !this.onPaper) continue;
+        if (growth > 0 && (!this.onPaper || this.places.indexOf(place) < this.there.length)) continue;
         if (!best || growth < best.growth || growth === best.growth && bytesIn(place) < bytesIn(best.place)) best = { place, growth, shape };
       }
       if (!best || best.growth >= bytesIn(mirror)) {

@@ -129,7 +129,7 @@ export class Generator {
   prepare(prompts: readonly ArrayLike<number>[]): void {
     const rows = prompts.map((ids): PackRow => ({ ids, at: [ids.length - 1] }));
     for (const part of microBatches(rows, defaultMicroBatchTokens())) void this.prefillFor(shapeOf(part));
-    void this.prepareStep(prompts.length);
+    void this.step(rowsFor(prompts.length, this.options.slots));
   }
 
   /** Records the decoding step that answering so many prompts will run at first; resolves when its kernels are compiled. */

@@ -65,10 +65,7 @@ export class Scorer {
 
   /** A scorer whose passes stay within so many bytes. */
   static within(memory: number | undefined, model: Model): Scorer {
-    return new Scorer(model, passTokens(memory, model, (tokens, rows) => {
-      const scorer = new Scorer(model, tokens);
-      return [scorer.upcoming(rows)];
-    }));
+    return new Scorer(model, passTokens(memory, model, () => new Scorer(model).passes, (length) => [length - 1]));
   }
 
   /** @param budget tokens of one pass at most */
@@ -105,15 +102,22 @@ function* readAtTheEnd(rows: Iterable<ArrayLike<number>>): Generator<PackRow> {
   for (const ids of rows) yield { ids, at: [ids.length - 1] };
 }
 
-/** Tokens of a pass: as many as keep the device busy, or as many as stay within --memory. */
-function passTokens(memory: number | undefined, { config }: Model, passesOf: (tokens: number, rows: Int32Array[]) => Upcoming[]): number {
+/** Rows as short as these are as good as any for planning passes of many. */
+const SHORT = 16;
+
+/**
+ * Tokens of a pass: as many as keep the device busy, or as many as stay within --memory, whatever the rows.
+ * @param picks what is read of a row of so many tokens
+ */
+function passTokens(memory: number | undefined, { config }: Model, passesOf: () => Passes, picks: (length: number) => number[]): number {
   const most = defaultMicroBatchTokens();
   if (memory === undefined) return most;
-  const longest = (tokens: number): Int32Array[] => {
-    const length = Math.min(tokens, config.context);
-    return Array.from({ length: Math.floor(tokens / length) }, () => new Int32Array(length));
-  };
-  return mostThatFit(memory, most, 64, (tokens) => planMemory(() => passesOf(tokens, longest(tokens)), prepare, []));
+  const row = (length: number): PackRow => ({ ids: new Int32Array(length), at: picks(length) });
+  return mostThatFit(memory, most, Math.min(most, 64), (tokens) => planMemory(passesOf, (passes) => {
+    const batches = [[row(config.context)]];
+    for (let n = tokens; n >= SHORT; n = Math.floor(n / 2)) batches.push(Array<PackRow>(Math.ceil(n / SHORT)).fill(row(SHORT)));
+    prepare([{ passes, batches }]);
+  }, []));
 }
 
 /** Per-token log-probabilities of what follows the first `from` tokens of each row. */
@@ -127,10 +131,7 @@ export class LogprobReader {
 
   /** A reader whose passes stay within so many bytes. */
   static within(memory: number | undefined, model: Model): LogprobReader {
-    return new LogprobReader(model, passTokens(memory, model, (tokens, rows) => {
-      const { passes } = new LogprobReader(model, tokens);
-      return [{ passes, batches: [rows.map((ids) => ({ ids, at: Array.from(ids, (_, i) => i) }))] }];
-    }));
+    return new LogprobReader(model, passTokens(memory, model, () => new LogprobReader(model).passes, (length) => Array.from({ length }, (_, i) => i)));
   }
 
   async logprobs(rows: readonly { ids: ArrayLike<number>; from: number }[]): Promise<Float32Array[]> {

@@ -151,11 +151,13 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     scoring.catch(() => undefined); // told below
 
     // 3. Log-probabilities under the policy and the reference, and values, through the update's own forward pass
+    const ranBefore = kept.passes.map(({ ran }) => ({ ...ran }));
     await compare(episodes, compared, policy, microBatchTokens);
     const scores = await scoring.catch(async (error) => {
       if (!context.signal.aborted) throw error;
       // Ctrl-C has ended a reward program. The policy is as it was before this iteration.
-      await checkpoint(kept, folder, iteration, { controller });
+      kept.passes.forEach(({ ran }, i) => Object.assign(ran, ranBefore[i]));
+      await checkpoint(kept, folder, iteration, { controller }, true);
       context.progress.end();
       throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);
     });
@@ -214,7 +216,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const done = iteration + 1;
     const stopped = context.signal.aborted;
     const save = stopped || done === end && done < iterations || settings.saveEvery > 0 && done % settings.saveEvery === 0;
-    if (save) await checkpoint(kept, folder, done, { controller });
+    if (save) await checkpoint(kept, folder, done, { controller }, stopped);
     if (stopped && done < end) {
       context.progress.end();
       throw new Interrupted(`stopped after iteration ${done}: go on with --resume`);

@@ -29,7 +29,11 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const known = await knownTokenizer(settings);
   // Where a tokenizer is to be trained on the data, their text is kept until it is encoded: standard input is read once.
   const texts = known ? undefined : await readTexts(settings, context);
-  const tokenizer = known ?? await newTokenizer(settings, texts!.rows, context);
+  const made = known ? { tokenizer: known, hashes: {} } : await newTokenizer(settings, texts!.rows, context);
+  const { tokenizer } = made;
+  if (known && settings.vocabSize !== undefined && settings.vocabSize !== known.vocabSize) {
+    context.warn(`--vocab-size ${settings.vocabSize}: the tokenizer in ${settings.tokenizer} has ${known.vocabSize} entries, and so has the model`);
+  }
   const opened = await openSession(settings, context);
   const model = settings.model ? loadModel(settings.model, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' })
     : newModel(configOf(settings, tokenizer), settings.seed, true, 'lm', settings.dtype);
@@ -57,7 +61,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
     steps: order.totalSteps,
     parameters: trained.parameters.count,
     passes,
-  }, { ...hashes, ...heldOut?.hashes });
+  }, { ...made.hashes, ...hashes, ...heldOut?.hashes });
   if (!folder) return;
 
   const { training, optimizer } = work(passes.microBatchTokens);
@@ -107,13 +111,16 @@ const readTexts = ({ data, skipBadRows }: PretrainSettings, context: RunContext)
   collectRows(data, asText, { skipBadRows, plainText: true, warn: (line) => context.warn(line) });
 
 /** A byte-level BPE tokenizer trained on the data's texts, or on other data. */
-async function newTokenizer(settings: PretrainSettings, texts: string[], context: RunContext): Promise<Tokenizer> {
+async function newTokenizer(settings: PretrainSettings, texts: string[],
+  context: RunContext): Promise<{ tokenizer: Tokenizer; hashes: Record<string, string> }> {
   const [sources, vocabSize] = [settings.tokenizerData!, settings.vocabSize!];
   const own = sources.length === settings.data.length && sources.every((source, i) => source === settings.data[i]);
-  const source = own ? texts : (await collectRows(sources, textOf, { plainText: true, skipBadRows: settings.skipBadRows, warn: (line) => context.warn(line) })).rows;
+  const read = own ? { rows: texts, sources: [] }
+    : await collectRows(sources, textOf, { plainText: true, skipBadRows: settings.skipBadRows, warn: (line) => context.warn(line) });
   context.log(`training a byte-level BPE tokenizer of ${vocabSize} entries`);
-  const json = trainByteLevelBpe(source, { vocabSize, specialTokens: Object.values(SPECIAL_TOKENS) });
-  return Tokenizer.fromJson(json, byteLevelTokenizerConfig(settings.context!));
+  const json = trainByteLevelBpe(read.rows, { vocabSize, specialTokens: Object.values(SPECIAL_TOKENS) });
+  const tokenizer = await Tokenizer.fromJson(json, byteLevelTokenizerConfig(settings.context!));
+  return { tokenizer, hashes: hashesOf(read.sources) };
 }
 
 function documentsOf(texts: readonly string[], tokenizer: Tokenizer, context: number): Documents {
@@ -135,7 +142,7 @@ function configOf(settings: PretrainSettings, tokenizer: Tokenizer): ModelConfig
   const gpt2 = arch === 'gpt2';
   return {
     family: gpt2 ? 'gpt2' : 'llama',
-    vocabSize: Math.max(tokenizer.vocabSize, settings.vocabSize ?? 0),
+    vocabSize: settings.tokenizer ? tokenizer.vocabSize : Math.max(tokenizer.vocabSize, settings.vocabSize!),
     width,
     layers,
     heads,

@@ -1,7 +1,8 @@
 import type { RunContext } from '../context.ts';
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, readSync, statSync } from 'node:fs';
 import { UsageError } from '../errors.ts';
 import { checkOutputFile, writeFileAtomic } from '../files/atomic.ts';
+import { openInput } from '../files/json.ts';
 import type { ReportSettings } from '../options.ts';
 import { page } from '../report/page.ts';
 import { readRun } from '../report/run_log.ts';
@@ -28,12 +29,9 @@ export async function report(settings: ReportSettings, context: RunContext): Pro
 
 /** A report replaces an older one; any other file is somebody's. */
 function refuseOtherFile(path: string): void {
-  let file: number;
-  try {
-    file = openSync(path, 'r');
-  } catch {
-    return; // there is none, or writing will tell
-  }
+  const stats = statSync(path, { throwIfNoEntry: false });
+  if (!stats) return;
+  const { fd: file } = openInput(path);
   try {
     const begin = Buffer.alloc(1024);
     const size = readSync(file, begin, 0, begin.length, 0);

@@ -100,9 +100,9 @@ function readScores(command: string, output: string, answers: readonly Answer[])
     }
     // A program need not repeat what it was given; where it does, it must be in the order in which it was given.
     const { prompt, completion } = answers[i]!;
-    const moved = row.completion !== undefined && row.completion !== completion
-      || row.prompt !== undefined && !isDeepStrictEqual(row.prompt, JSON.parse(JSON.stringify(prompt)));
-    if (moved) throw failed('is about another response: a row is due for each, in order');
+    const other = row.completion != null && row.completion !== completion ? 'completion'
+      : row.prompt != null && !isDeepStrictEqual(row.prompt, JSON.parse(JSON.stringify(prompt))) ? 'prompt' : undefined;
+    if (other) throw failed(`has another "${other}" than the response in its place: a row is due for each, in order`);
     return row.reward;
   });
 }

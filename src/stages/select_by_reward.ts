@@ -18,8 +18,10 @@ const SLOTS = 32;
 export interface Selection {
   /** Makes what answering and scoring take, with passes of so many tokens. */
   work(passTokens: number): { generator: Generator; scorer: Scorer };
-  /** Records what a measurement will run, for planning. */
+  /** Records the largest that a measurement will run, for planning. */
   plan(work: ReturnType<Selection['work']>): void;
+  /** Records a decoding step; resolves when it is ready. */
+  ready(work: ReturnType<Selection['work']>): Promise<void>;
   /** The mean reward of the model's answers as it is now; each time with the same random numbers. */
   measure(work: ReturnType<Selection['work']>): Promise<number>;
 }
@@ -38,6 +40,7 @@ export async function openSelection(settings: SftSettings, model: Model, tokeniz
     const prompt: Prompt = row.kind === 'pair' ? row.prompt : row.messages.slice(0, -1);
     const ids = encodePrompt(tokenizer, prompt);
     if (ids.length < model.config.context) return ids;
+    if (settings.truncate) return ids.slice(ids.length - Math.max(1, model.config.context - settings.maxNewTokens));
     throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${model.config.context} leaves no room for an answer`);
   }, { skipBadRows: settings.skipBadRows, skipLong: true, warn: (line) => context.warn(line) });
   const length = Math.min(model.config.context, Math.max(...prompts.map((ids) => ids.length)) + settings.maxNewTokens);
@@ -51,9 +54,10 @@ export async function openSelection(settings: SftSettings, model: Model, tokeniz
       scorer: new Scorer(reward, passTokens),
     }),
     plan({ generator, scorer }) {
-      generator.prepare(prompts.slice(0, SLOTS));
+      generator.prepare([...prompts].sort((a, b) => b.length - a.length).slice(0, SLOTS));
       prepare([scorer.upcoming(prompts.map(longest))]);
     },
+    ready: ({ generator }) => generator.prepareStep(Math.min(SLOTS, prompts.length)),
     async measure({ generator, scorer }) {
       const answers: number[][] = [];
       for await (const { request, ids } of generator.run(requests, draw)) {

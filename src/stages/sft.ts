@@ -71,7 +71,8 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   if (!folder) return;
 
   const { training, optimizer, best, answering } = work(passes.microBatchTokens);
-  await reserve(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows));
+  // Decoding first, as it was planned.
+  await Promise.all([answering && selecting!.ready(answering), reserve(training.upcoming(plannedBatches(order, batchOf), heldOut?.rows))]);
   const selection = { value: Infinity, step: 0 };
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);

@@ -66,7 +66,7 @@ export async function runSteps(label: string, task: StepTask, folder: RunFolder,
       await finish(pending, extra);
       pending = undefined;
     }
-    if (save) await checkpoint(task, folder, done, task.state?.());
+    if (save) await checkpoint(task, folder, done, task.state?.(), stopped);
     if (stopped && done < end) {
       progress.end();
       throw new Interrupted(`stopped after step ${done}: go on with --resume`);
@@ -94,11 +94,12 @@ export interface Kept {
   passes: readonly Counted[];
 }
 
-/** Saves a run's state as it is after `step` steps. */
-export async function checkpoint({ parts, passes }: Kept, folder: RunFolder, step: number, more: Record<string, unknown> = {}): Promise<void> {
+/** Saves a run's state as it is after `step` steps. An older run that it replaces stays where this one is `stopped`, until it goes on. */
+export async function checkpoint({ parts, passes }: Kept, folder: RunFolder, step: number, more: Record<string, unknown> = {},
+  stopped = false): Promise<void> {
   folder.metrics.sync();
   await saveCheckpoint(folder.checkpoints, parts, { step, ...more, ran: passes.map(({ ran }) => ran) });
-  folder.dropReplaced();
+  if (!stopped) folder.dropReplaced();
 }
 
 /** Puts the last checkpoint's state back and cuts the metrics to it; returns the steps done (0 without a checkpoint). */

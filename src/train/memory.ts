@@ -7,6 +7,7 @@ import { gpu } from '../gpu/device.ts';
 import { deviceMemory } from '../gpu/memory.ts';
 import { onPaper } from '../gpu/paper.ts';
 import { arena } from '../gpu/arena.ts';
+import { arenaBytes } from '../gpu/tensor.ts';
 import { type PlaceShape, stepTextures } from '../gpu/mirror_texture.ts';
 import type { Decoder } from '../model/decoder.ts';
 import { readAtOnce, type FlatParameters } from '../model/flat_parameters.ts';
@@ -23,7 +24,7 @@ export interface MemoryPlan {
   bytes: number;
   /** Of these, what could not be done without: weights, gradients, moments, caches, and the activations of the largest pass. */
   minimum: number;
-  /** Sizes of the buffers that recorded steps share, and shapes of the textures. */
+  /** Sizes of the buffers that recorded steps share, and shapes of the textures: those that were there, then those to come. */
   shared: readonly number[];
   textures: readonly PlaceShape[];
 }
@@ -35,8 +36,11 @@ export interface MemoryPlan {
  */
 export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void, saved: readonly FlatParameters[]): MemoryPlan {
   flush(); // what was uploaded so far has left its staging buffers
-  const present = deviceMemory().live;
+  const there = { slabs: arena().sizes, shapes: stepTextures().shapes };
+  const present = deviceMemory().live - arenaBytes() - stepTextures().bytes;
   return onPaper((memory) => {
+    arena().beside(there.slabs);
+    stepTextures().beside(there.shapes);
     const work = make();
     const lasting = present + memory.live;
     prepare(work);
@@ -103,19 +107,31 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
 
 /**
  * The largest of `most`, half as many and so on, but not fewer than `least`, that stays within `memory` bytes (all that the device allows,
- * where absent): rows side by side or tokens of a pass, on which no result depends.
+ * where absent): rows side by side or tokens of a pass, on which no result depends. Under `memory`, opens what was planned.
  * @throws UsageError where not even `least` fits
  */
 export function mostThatFit(memory: number | undefined, most: number, least: number, plan: (n: number) => MemoryPlan): number {
   for (let n = most; ; n = Math.max(least, Math.floor(n / 2))) {
     try {
-      const { bytes } = plan(n);
-      if (memory === undefined || bytes <= memory) return n;
-      if (n <= least) throw new UsageError(`the model and its smallest pass take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`, 'raise --memory, or use a smaller model');
+      const { bytes, shared, textures } = plan(n);
+      if (memory === undefined || bytes <= memory) {
+        if (memory !== undefined) reservePlanned({ shared, textures });
+        return n;
+      }
+      if (n <= least) {
+        throw new UsageError(`the model and its smallest pass take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`,
+          'raise --memory, or use a smaller model');
+      }
     } catch (error) {
       if (!(error instanceof RunError) || n <= least) throw error;
     }
   }
+}
+
+/** Opens the buffers and textures of a plan: those that the steps then open one after another would be more. */
+export function reservePlanned({ shared, textures }: Pick<MemoryPlan, 'shared' | 'textures'>): void {
+  arena().reserve(shared);
+  stepTextures().reserve(textures);
 }
 
 /** Bytes for people. */

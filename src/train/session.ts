@@ -1,13 +1,12 @@
 import type { RunContext } from '../context.ts';
-import { arena } from '../gpu/arena.ts';
-import { stepTextures } from '../gpu/mirror_texture.ts';
 import { UsageError } from '../errors.ts';
 import { adapterName, checkDevice, closeDevice, type Gpu } from '../gpu/device.ts';
 import { startBackend } from '../gpu/backend.ts';
 import { compilation } from '../gpu/kernel.ts';
 import { deviceMemory } from '../gpu/memory.ts';
+import { fileHash } from '../files/model_hashes.ts';
 import { modelsRead, openRunFolder, type RunFolder } from '../run_folder.ts';
-import { megabytes, type PassChoice } from './memory.ts';
+import { megabytes, reservePlanned, type PassChoice } from './memory.ts';
 
 /** Opens the device that the settings ask for; it is closed when the program ends. */
 export async function openSession(settings: { device?: string; dtype?: string }, context: RunContext): Promise<Gpu> {
@@ -34,7 +33,7 @@ export interface Cost {
  * happens. Returns undefined where there is nothing (more) to do.
  */
 export async function beginRun(settings: { out: string; resume: boolean; overwrite: boolean; dryRun: boolean; warmup: number;
-  evalEvery: number; evalData?: string[] },
+  evalEvery: number; evalData?: string[]; chatTemplate?: string },
   context: RunContext, opened: Gpu, cost: Cost, data: Record<string, string>): Promise<RunFolder | undefined> {
   const adapter = adapterName(opened.info);
   const { passes, ...counts } = cost;
@@ -59,10 +58,12 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
     folder.close();
     return undefined;
   }
-  context.onExit(() => folder.close());
-  arena().reserve(passes.shared);
-  stepTextures().reserve(passes.textures);
-  await folder.noteInputs(data, await modelsRead(settings));
+  context.onExit(() => {
+    if (folder.close()) context.log(`${settings.out}: the older run is back in its place`);
+  });
+  reservePlanned(passes);
+  const template = settings.chatTemplate === undefined ? {} : { [settings.chatTemplate]: await fileHash(settings.chatTemplate) };
+  await folder.noteInputs({ ...data, ...template }, await modelsRead(settings));
   await folder.note({ adapter: { name: adapter, vendor: opened.info.vendor, architecture: opened.info.architecture },
     micro_batch_tokens: passes.microBatchTokens, recompute: passes.recompute, cost: shown });
   return folder;

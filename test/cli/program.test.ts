@@ -146,7 +146,7 @@ const terminals = process.platform === 'linux' && spawnSync('script', ['--versio
 (terminals ? test : test.skip)('a terminal that goes away stops its run with a checkpoint; one whose notes go elsewhere goes on', async () => {
   const notes = join(rlhf.folder, 'notes');
   const words = [process.execPath, join(rlhf.folder, 'cli.mjs'), ...sft].map((word) => `'${word}'`).join(' ');
-  const told = async (more: string, needed: RegExp): Promise<string> => {
+  const told = async (more: string, needed: RegExp, signals?: NodeJS.Signals[]): Promise<string> => {
     rmSync(notes, { force: true });
     // The stage writes to the terminal; a hook keeps what it says after the terminal has gone.
     const child = spawn('script', ['-qfc', `NODE_OPTIONS='--import ${join(rlhf.folder, 'keep.mjs')}' NOTES='${notes}' exec ${words} ${more}`, '/dev/null'], { cwd: rlhf.folder, stdio: 'ignore' });
@@ -155,17 +155,24 @@ const terminals = process.platform === 'linux' && spawnSync('script', ['--versio
       for (const end = Date.now() + 20_000; !pattern.test(text()) && Date.now() < end;) await new Promise((done) => setTimeout(done, 20));
     };
     await until(/ready/);
-    child.kill('SIGKILL');
+    if (signals) for (const signal of signals) process.kill(Number(readFileSync(`${notes}.pid`, 'utf8')), signal);
+    else child.kill('SIGKILL');
     await until(needed);
+    child.kill('SIGKILL');
     return text();
   };
   writeFileSync(join(rlhf.folder, 'keep.mjs'), `
-    import { appendFileSync } from 'node:fs';
+    import { appendFileSync, writeFileSync } from 'node:fs';
+    writeFileSync(process.env.NOTES + '.pid', String(process.pid));
     const write = process.stderr.write.bind(process.stderr);
     process.stderr.write = (text, ...more) => { appendFileSync(process.env.NOTES, text); return write(text, ...more); };
     setTimeout(() => { appendFileSync(process.env.NOTES, 'still there\\n'); process.exit(); }, 3000).unref();
   `);
   assert.match(await told('', /checkpoint saved/), /ready\n[^]*with a checkpoint[^]*checkpoint saved\n$/);
+  // A farewell may come as several signals: none of them is a second Ctrl-C.
+  for (const signals of [['SIGHUP', 'SIGHUP'], ['SIGTERM', 'SIGHUP']] as NodeJS.Signals[][]) {
+    assert.match(await told('', /checkpoint saved/, signals), /checkpoint saved\n$/);
+  }
   assert.match(await told('2>/dev/null', /still there/), /^ready\nstill there\n$/);
 });
 

@@ -120,7 +120,7 @@ test('--overwrite removes what a run wrote and nothing else', async () => {
   mkdirSync(join(out, 'mine'));
   const again = await openRunFolder(begin({ out, overwrite: true, lr: 2 }));
   assert.is(again.state, 'new');
-  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'mine', 'notes.txt', 'replaced', 'rlhf.json', 'rlhf.lock']);
+  assert.equal(readdirSync(out).sort(), ['checkpoints', 'metrics.jsonl', 'mine', 'notes.txt', 'replaced-run', 'rlhf.json', 'rlhf.lock']);
   assert.equal([readdirSync(join(out, 'checkpoints')), readFileSync(join(out, 'metrics.jsonl'), 'utf8')], [[], '']);
   again.close();
 });
@@ -169,6 +169,8 @@ test('--resume with other settings names them', async () => {
     [{ 'a.jsonl': 'ee' }, {}, /^a\.jsonl: not the data that the run in .* began with/],
     [{ './a.jsonl': 'ee' }, {}, /^\.\/a\.jsonl: not the data/],
     [{ 'a.jsonl': 'ff' }, { model: { 'config.json': 'bb' } }, /^--model: config\.json: not the model that the run in .* began with/],
+    [{ 'a.jsonl': 'ff' }, { model: { 'config.json': 'aa', 'model.safetensors': 'cc' } }, /^--model: model\.safetensors: not the model/],
+    [{ 'a.jsonl': 'ff' }, { model: {} }, /^--model: config\.json: not the model/],
   ] as const) {
     try {
       await again.noteInputs(data, models);
@@ -213,11 +215,29 @@ test('--overwrite keeps the older run until the new one has a checkpoint or its 
   const before = held();
   const failing = await openRunFolder(begin({ out, overwrite: true }));
   assert.not.ok(existsSync(join(out, 'model.safetensors')), 'an older model does not pass for the new one');
-  assert.is(readFileSync(join(out, 'replaced', 'model.safetensors'), 'utf8'), 'weights');
-  failing.metrics.append({ step: 1 });
+  assert.is(readFileSync(join(out, 'replaced-run', 'model.safetensors'), 'utf8'), 'weights');
   mkdirSync(join(out, 'rollouts'));
-  failing.close();
+  assert.is(failing.close(), true);
   assert.equal(held(), before);
+  const working = await openRunFolder(begin({ out, overwrite: true }));
+  assert.is(failing.close(), false, 'closed already: what is there is another run\'s');
+  assert.ok(existsSync(join(out, 'replaced-run', 'model.safetensors')));
+  working.metrics.append({ step: 1 });
+  working.close();
+  const failed = Object.fromEntries(Object.entries(held()).filter(([name]) => name.startsWith('failed-run')));
+  assert.equal(Object.keys(failed), ['failed-run/metrics.jsonl', 'failed-run/rlhf.json']);
+  assert.is(failed['failed-run/metrics.jsonl'], '{"step":1}\n');
+  assert.equal({ ...failed, ...before }, held());
+
+  // Stopped by Ctrl-C: both are there, until the new one goes on.
+  const stopped = await openRunFolder(begin({ out, overwrite: true }));
+  checkpoint(out);
+  assert.is(stopped.close(), false);
+  assert.is(readFileSync(join(out, 'replaced-run', 'model.safetensors'), 'utf8'), 'weights');
+  (await openRunFolder(begin({ out, resume: true }))).close();
+  assert.not.ok(existsSync(join(out, 'replaced-run')));
+  rmSync(out, { recursive: true });
+  await finished(out);
 
   const saving = await openRunFolder(begin({ out, overwrite: true }));
   checkpoint(out);
@@ -230,11 +250,15 @@ test('--overwrite keeps the older run until the new one has a checkpoint or its 
   await finished(out);
   const finishing = await openRunFolder(begin({ out, overwrite: true }));
   writeFileSync(join(out, 'model.safetensors'), 'new');
-  await finishing.end({}, true);
+  assert.is(finishing.close(), false, 'a model that is whole stays, even if nothing more could be written');
+  assert.is(readFileSync(join(out, 'model.safetensors'), 'utf8'), 'new');
+  const last = await openRunFolder(begin({ out, overwrite: true }));
+  writeFileSync(join(out, 'model.safetensors'), 'newer');
+  await last.end({}, true);
   assert.equal(Object.keys(held()), ['metrics.jsonl', 'model.safetensors', 'notes.txt', 'rlhf.json']);
 });
 
-test('a run that is killed before its first checkpoint leaves the older one in replaced/', async () => {
+test('a run that is killed before its first checkpoint leaves the older one in replaced-run/', async () => {
   const out = join(base, 'killed');
   const held = await finished(out);
   const before = held();
@@ -245,7 +269,7 @@ test('a run that is killed before its first checkpoint leaves the older one in r
   const first = await openRunFolder(begin({ out, overwrite: true }));
   first.metrics.close();
   killed();
-  await refused(begin({ out }), /holds an older run in replaced\//);
+  await refused(begin({ out }), /holds an older run in replaced-run\//);
   // Going on begins anew, and comes to nothing once more.
   const second = await openRunFolder(begin({ out, resume: true }));
   assert.is(second.state, 'started');
@@ -253,9 +277,17 @@ test('a run that is killed before its first checkpoint leaves the older one in r
   killed();
   (await openRunFolder(begin({ out, overwrite: true }))).close();
   assert.equal(held(), before);
+  // Killed while the new model was being moved in, its weights last
+  const third = await openRunFolder(begin({ out, overwrite: true }));
+  third.metrics.close();
+  killed();
+  for (const name of ['config.json', 'tokenizer.json']) writeFileSync(join(out, name), 'a part');
+  await refused(begin({ out, overwrite: true, model: join(out, 'replaced-run') }), /holds what --model names/);
+  (await openRunFolder(begin({ out, overwrite: true }))).close();
+  assert.equal(held(), before);
   // Killed while the older run was being moved
-  mkdirSync(join(out, 'replaced.moving'));
-  for (const name of ['model.safetensors', 'value']) renameSync(join(out, name), join(out, 'replaced.moving', name));
+  mkdirSync(join(out, 'replaced-run.moving'));
+  for (const name of ['model.safetensors', 'value']) renameSync(join(out, name), join(out, 'replaced-run.moving', name));
   await refused(begin({ out }), /holds a model/);
   assert.equal(held(), before);
 });

@@ -159,7 +159,7 @@ test('options that do not go together', async () => {
   for (const [name, value] of [['layers', '2'], ['context', '64'], ['arch', 'gpt2'], ['kv-heads', '1'], ['vocab-size', '300'], ['tokenizer', at('model')]]) {
     await refused([...pretrain, '--model', at('model'), `--${name}`, value!], new RegExp(`^--${name} cannot be given with --model`));
   }
-  await refused([...pretrain, '--tokenizer', at('model'), '--vocab-size', '300'], /^--vocab-size cannot be given with --tokenizer/);
+  await refused([...pretrain, '--tokenizer', at('model'), '--tokenizer-data', at('rows.jsonl')], /^--tokenizer-data cannot be given with --tokenizer/);
   const further = await resolve<PretrainSettings>(...pretrain, '--model', at('model'));
   assert.equal([further.layers, further.hidden, further.vocabSize, further.tokenizerData], [undefined, undefined, undefined, undefined]);
   await refused([...sft, '--resume', '--overwrite'], /--resume and --overwrite/);

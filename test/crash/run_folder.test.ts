@@ -34,14 +34,14 @@ test('--overwrite with a judge that fails leaves the older model as it was', asy
   assert.match(failed.stderr, /--reward cmd:no-such-judge: ended with exit code 127/);
   assert.equal(held('policy'), before);
   await rlhf.succeed([...PPO, '--reward', judge(LENGTHS), '--out', 'policy', '--overwrite', '--seed', '1']);
-  assert.equal(readdirSync(rlhf.path('policy')).filter((name) => /replaced|rollouts|lock/.test(name)), []);
+  assert.equal(readdirSync(rlhf.path('policy')).filter((name) => /replaced|failed|rollouts|lock/.test(name)), []);
   assert.is(record('policy').settings.seed, 1);
 });
 
 test('a judge must answer in order where it repeats what it was given, and within what a float32 holds', async () => {
   for (const [more, message] of [
-    [`${LENGTHS} rows.reverse();`, /row \d+ is about another response: a row is due for each, in order/],
-    [`${LENGTHS} rows[2].prompt = 'another';`, /row 3 is about another response/],
+    [`${LENGTHS} rows.reverse();`, /row \d+ has another "completion" than the response in its place: a row is due for each, in order/],
+    [`${LENGTHS} rows[2].prompt = 'another';`, /row 3 has another "prompt" than/],
     [`${LENGTHS} rows[1].reward = 1e300;`, /row 2 has the reward 1e\+300, which is more than a float32 holds/],
     [`${LENGTHS} delete rows[3].reward;`, /row 4 has no number in "reward"/],
   ] as const) {

@@ -9,6 +9,8 @@ import { packRows, shapeOf, type PackRow } from '../../src/model/batch.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { newModel } from '../../src/model/load.ts';
 import { likelihood, MOST_PASSES, Passes, prepare } from '../../src/model/passes.ts';
+import { RunError, UsageError } from '../../src/errors.ts';
+import { mostThatFit, planMemory } from '../../src/train/memory.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { LikelihoodTraining } from '../../src/stages/likelihood_training.ts';
 import { RandomStream } from '../../src/train/random.ts';
@@ -107,6 +109,29 @@ test('on paper nothing is allocated', () => {
   assert.is(deviceMemory().live, before);
 });
 
+test('as many side by side as fit: by halves, not fewer than may be, and what is too much even then is told', () => {
+  const bytesOf = (n: number) => planMemory(() => persistent(n, 1024), () => undefined, []);
+  const taken = bytesOf(1).bytes;
+  const tried: number[] = [];
+  const fit = (memory: number | undefined, most: number, least: number) => mostThatFit(memory, most, least, (n) => (tried.push(n), bytesOf(n)));
+  assert.is(fit(taken + 20 * 4096, 100, 1), 12);
+  assert.equal(tried, [100, 50, 25, 12]);
+  assert.is(fit(taken + 20 * 4096, 100, 20), 20);
+  assert.is(fit(undefined, 2 ** 40, 1) < 2 ** 40, true);
+  const refusal = (memory: number | undefined, least: number): UsageError | RunError => {
+    try {
+      fit(memory, 2 ** 40, least);
+    } catch (error) {
+      return error as UsageError | RunError;
+    }
+    return assert.unreachable() as never;
+  };
+  assert.match(refusal(64 * 1024, 100).message, /^the model and its smallest pass take .* of device memory, but 64 KiB are allowed$/);
+  const { message, hint } = refusal(undefined, 2 ** 39);
+  assert.match(message, /^a buffer of \d+\.0 GiB is larger than the device allows/);
+  assert.match(hint!, /^lower --batch-size/);
+});
+
 test('what --memory made of the passes is recorded and used again by --resume, whatever the memory then', async () => {
   const rlhf = await buildWholeProgram();
   const text = (i: number): string => Array.from({ length: 150 }, (_, t) => 'abcdefgh'[(i + t * t) % 8]).join(' ');
@@ -131,7 +156,7 @@ test('what --memory made of the passes is recorded and used again by --resume, w
   assert.ok(weights('parts').equals(weights('whole')), 'the resumed run ends with the same weights');
   const { code, stderr } = await rlhf.run([...args, '--out', 'none', '--memory', '64K']);
   assert.is(code, 2);
-  assert.match(stderr, /one pass take [\d.]+ MiB of device memory, but 0\.1 MiB are allowed/);
+  assert.match(stderr, /one pass take [\d.]+ MiB of device memory, but 64 KiB are allowed/);
   rlhf.remove();
 });
 
