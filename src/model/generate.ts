@@ -313,7 +313,7 @@ function free(program: Program<unknown>, tensor: Tensor): void {
 /**
  * Continues a stream of requests with caches as long as they need: a request that is longer than those before waits until
  * they have ended and gets larger caches. Responses come in the order in which they end; none depends on the others. Fewer are decoded side by
- * side where `memory` (bytes) or the device has no room for `slots`.
+ * side where `memory` (bytes) or the device has no room for `slots`; with `memory` the caches are as long as any request may need from the start.
  */
 export async function* generate(decoder: Decoder, requests: AsyncIterable<Request> | Iterable<Request>, settings: SamplerSettings,
   { memory, ...options }: Omit<GeneratorOptions, 'length'> & { memory?: number }): AsyncGenerator<Response> {
@@ -322,6 +322,7 @@ export async function* generate(decoder: Decoder, requests: AsyncIterable<Reques
   while (!next.done) {
     const need = (request: Request): number => Math.min(decoder.config.context, request.prompt.length + request.maxNewTokens);
     let length = 64;
+    if (memory !== undefined) length = Array.isArray(requests) ? Math.max(...(requests as Request[]).map(need)) : decoder.config.context;
     while (length < need(next.value)) length *= 2;
     const make = (slots: number): Generator => new Generator(decoder, { ...options, slots, length });
     const longest = new Int32Array(Math.min(length, decoder.config.context) - 1);

@@ -6,7 +6,7 @@ import type { Row } from '../data/jsonl.ts';
 import { asCompletions, type Completions } from '../data/rows.ts';
 import { RunError } from '../errors.ts';
 import { download, stage, type Staged } from '../gpu/tensor.ts';
-import { packRows, type PackRow } from '../model/batch.ts';
+import { packRows, shapeOf, type PackRow } from '../model/batch.ts';
 import type { Model } from '../model/load.ts';
 import { Passes, prepare, type Upcoming } from '../model/passes.ts';
 import type { ScoreSettings } from '../options.ts';
@@ -65,7 +65,7 @@ export class Scorer {
 
   /** A scorer whose passes stay within so many bytes. */
   static within(memory: number | undefined, model: Model): Scorer {
-    return new Scorer(model, passTokens(memory, model, () => new Scorer(model).passes, (length) => [length - 1]));
+    return within(memory, model, (tokens) => new Scorer(model, tokens), (length) => [length - 1]);
   }
 
   /** @param budget tokens of one pass at most */
@@ -104,25 +104,36 @@ function* readAtTheEnd(rows: Iterable<ArrayLike<number>>): Generator<PackRow> {
 
 /** Rows as short as these are as good as any for planning passes of many. */
 const SHORT = 16;
+/** Lengths of single rows that are planned for. */
+const LENGTHS = 16;
 
 /**
  * Tokens of a pass: as many as keep the device busy, or as many as stay within --memory, whatever the rows.
+ * @param make what reads with passes of so many tokens
  * @param picks what is read of a row of so many tokens
  */
-function passTokens(memory: number | undefined, { config }: Model, passesOf: () => Passes, picks: (length: number) => number[]): number {
+function within<Reader extends { readonly passes: Passes }>(memory: number | undefined, { config }: Model, make: (tokens?: number) => Reader,
+  picks: (length: number) => number[]): Reader {
+  if (memory === undefined) return make();
   const most = defaultMicroBatchTokens();
-  if (memory === undefined) return most;
   const row = (length: number): PackRow => ({ ids: new Int32Array(length), at: picks(length) });
-  return mostThatFit(memory, most, Math.min(most, 64), (tokens) => planMemory(passesOf, (passes) => {
-    const batches = [[row(config.context)]];
+  const batchesOf = (tokens: number): PackRow[][] => {
+    const batches = Array.from({ length: LENGTHS }, (_, i) => [row(Math.ceil((config.context * (i + 1)) / LENGTHS))]);
     for (let n = tokens; n >= SHORT; n = Math.floor(n / 2)) batches.push(Array<PackRow>(Math.ceil(n / SHORT)).fill(row(SHORT)));
-    prepare([{ passes, batches }]);
-  }, []));
+    return batches;
+  };
+  const begin = (tokens: number): Reader => {
+    const reader = make(tokens);
+    reader.passes.hold(batchesOf(tokens).map(shapeOf));
+    return reader;
+  };
+  return begin(mostThatFit(memory, most, Math.min(most, 64), (tokens) =>
+    planMemory(() => begin(tokens), ({ passes }) => prepare([{ passes, batches: batchesOf(tokens) }]), [])));
 }
 
 /** Per-token log-probabilities of what follows the first `from` tokens of each row. */
 export class LogprobReader {
-  private readonly passes: Passes;
+  readonly passes: Passes;
 
   /** @param budget tokens of one pass at most */
   constructor(readonly model: Model, private readonly budget = defaultMicroBatchTokens()) {
@@ -131,7 +142,7 @@ export class LogprobReader {
 
   /** A reader whose passes stay within so many bytes. */
   static within(memory: number | undefined, model: Model): LogprobReader {
-    return new LogprobReader(model, passTokens(memory, model, () => new LogprobReader(model).passes, (length) => Array.from({ length }, (_, i) => i)));
+    return within(memory, model, (tokens) => new LogprobReader(model, tokens), (length) => Array.from({ length }, (_, i) => i));
   }
 
   async logprobs(rows: readonly { ids: ArrayLike<number>; from: number }[]): Promise<Float32Array[]> {

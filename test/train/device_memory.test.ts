@@ -7,11 +7,13 @@ import { onPaper } from '../../src/gpu/paper.ts';
 import { arenaBytes, download, mostScratchBytes, persistent } from '../../src/gpu/tensor.ts';
 import { packRows, shapeOf, type PackRow } from '../../src/model/batch.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
+import { generate } from '../../src/model/generate.ts';
 import { newModel } from '../../src/model/load.ts';
 import { likelihood, MOST_PASSES, Passes, prepare } from '../../src/model/passes.ts';
 import { RunError, UsageError } from '../../src/errors.ts';
 import { mostThatFit, planMemory } from '../../src/train/memory.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
+import { LogprobReader, Scorer } from '../../src/stages/judge.ts';
 import { LikelihoodTraining } from '../../src/stages/likelihood_training.ts';
 import { RandomStream } from '../../src/train/random.ts';
 import { closeAfterTests, openForTests } from '../gpu/device.ts';
@@ -130,6 +132,51 @@ test('as many side by side as fit: by halves, not fewer than may be, and what is
   const { message, hint } = refusal(undefined, 2 ** 39);
   assert.match(message, /^a buffer of \d+\.0 GiB is larger than the device allows/);
   assert.match(hint!, /^lower --batch-size/);
+});
+
+test('readers and sampling take at most 5 % more than --memory allows, in the smallest of models, whatever rows come in which order', async () => {
+  const lengths = Array.from({ length: 40 }, (_, i) => 3 + Math.floor((252 * i) / 39)); // each longer than those before
+  const ids = (length: number): Int32Array => Int32Array.from({ length }, (_, i) => (i * 31 + length) % 300);
+  const readings: Record<string, (memory: number | undefined) => Promise<unknown[]>> = {
+    async logprobs(memory) {
+      const reader = LogprobReader.within(memory, newModel(config, 0, false));
+      const read = [];
+      for (const length of lengths) read.push(...await reader.logprobs([{ ids: ids(length), from: 1 }]));
+      return [...read, ...await reader.logprobs(lengths.map((length) => ({ ids: ids(length), from: 1 })))];
+    },
+    async scores(memory) {
+      const scorer = Scorer.within(memory, newModel(config, 0, false, 'reward'));
+      const read = [];
+      for (const length of lengths) read.push(...await scorer.scores([ids(length)]));
+      return [...read, ...await scorer.scores(lengths.map(ids))];
+    },
+    async answers(memory) {
+      async function* requests() { // their lengths are not known before
+        for (const [row, length] of lengths.entries()) yield { prompt: ids(Math.min(length, 240)), row, sample: 0, maxNewTokens: 4 };
+      }
+      const answers: number[][] = [];
+      const draw = { temperature: 1, topK: 0, topP: 1, seed: 1, iteration: 0 };
+      for await (const { request, ids: drawn } of generate(newModel(config, 0, false).decoder, requests(), draw, { slots: 16, ends: [], memory })) answers[request.row] = drawn;
+      return answers;
+    },
+  };
+  for (const [name, read] of Object.entries(readings)) {
+    const expected = await read(undefined);
+    // On a device of its own, as a command has it: the least that is accepted, and twice as much.
+    for (const share of [1, 2]) {
+      await closeAfterTests();
+      await openForTests();
+      const needed = await read(1).then(() => 0, (error: UsageError) => {
+        const [, number, unit] = /take ([\d.]+) (KiB|MiB) of/.exec(error.message)!;
+        return Math.ceil((Number(number) + (unit === 'MiB' ? 0.1 : 0)) * 2 ** (unit === 'MiB' ? 20 : 10));
+      });
+      await closeAfterTests();
+      await openForTests();
+      assert.equal(await read(share * needed).catch((error: Error) => error.message), expected, name);
+      const { peak } = deviceMemory();
+      assert.ok(peak <= 1.05 * share * needed, `${name}: ${peak} bytes, ${share * needed} are allowed`);
+    }
+  }
 });
 
 test('what --memory made of the passes is recorded and used again by --resume, whatever the memory then', async () => {
