@@ -105,7 +105,10 @@ function print(line: string): Promise<void> {
 
 /** First Ctrl-C: ask the stage to save and stop. Second: stop now. */
 function interrupt(): void {
-  if (++interrupts > 1) process.exit(130);
+  if (++interrupts > 1) {
+    if (trains) process.stderr.write('stopped at once, without a checkpoint of this step\n');
+    process.exit(130);
+  }
   interruption.abort(new Interrupted());
   progress?.clear();
   if (trains) {

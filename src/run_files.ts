@@ -19,7 +19,7 @@ const modelFiles = [
 const isWeights = (name: string): boolean => /^(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors$/.test(name);
 /** Of a model's weights, what is put in place last. */
 const WHOLE = ['model.safetensors', 'model.safetensors.index.json', 'adapter_model.safetensors'];
-const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
+export const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
 export const isOwn = (name: string): boolean =>
   name === 'rlhf.json' || name === 'metrics.jsonl' || ownFolders.includes(name) || modelFiles.includes(name) || isWeights(name);
 
@@ -88,8 +88,8 @@ export function putBack(path: string): boolean {
 }
 
 /** A run that was killed has left an older one half moved. */
-export function putBackLocked(path: string): void {
-  const lock = FolderLock.take(path);
+export async function putBackLocked(path: string): Promise<void> {
+  const lock = await FolderLock.take(path);
   try {
     finishPuttingBack(path);
   } finally {

@@ -1,14 +1,14 @@
 import { isDeepStrictEqual } from 'node:util';
 import { existsSync, mkdirSync, realpathSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join, relative, resolve, sep } from 'node:path';
+import { join, normalize, relative, resolve, sep } from 'node:path';
 import { UsageError } from './errors.ts';
 import { clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
 import { checkUnlocked, FolderLock } from './files/lock.ts';
-import { modelHashes, tokenizerHashes } from './files/model_hashes.ts';
+import { modelHashes, tokenizerHashes, withBases } from './files/model_hashes.ts';
 import { MetricsLog } from './metrics_log.ts';
 import { show } from './option_values.ts';
-import { contents, dropReplaced, finishPuttingBack, hasResult, isOwn, MOVING, putBack, putBackLocked, removeFailed, REPLACED, setAside } from './run_files.ts';
+import { contents, dropReplaced, finishPuttingBack, hasResult, isOwn, MOVING, ownFolders, putBack, putBackLocked, removeFailed, REPLACED, setAside } from './run_files.ts';
 import { namedSettings } from './settings.ts';
 import { versions } from './versions.ts';
 
@@ -24,6 +24,8 @@ export interface RunRecord {
   versions: typeof versions & { node: string };
   platform: string;
   settings: Record<string, unknown>;
+  /** Where paths in the settings begin. */
+  cwd?: string;
   argv?: string[];
   adapter?: unknown;
   data?: Record<string, string>;
@@ -59,6 +61,8 @@ export type RunState = 'new' | 'started' | 'resumable' | 'complete';
 export class RunFolder {
   readonly #began = performance.now();
   readonly #secondsBefore: number;
+  /** Where paths in the record of an earlier part begin. */
+  readonly #cwd?: string;
 
   private constructor(
     readonly path: string,
@@ -66,13 +70,15 @@ export class RunFolder {
     readonly record: RunRecord,
     readonly metrics: MetricsLog,
     readonly lock: FolderLock,
+    cwd?: string,
   ) {
+    this.#cwd = cwd;
     this.#secondsBefore = record.seconds ?? 0;
   }
 
   /** @internal use openRunFolder */
-  static make = (path: string, state: RunState, record: RunRecord, metrics: MetricsLog, lock: FolderLock): RunFolder =>
-    new RunFolder(path, state, record, metrics, lock);
+  static make = (path: string, state: RunState, record: RunRecord, metrics: MetricsLog, lock: FolderLock, cwd?: string): RunFolder =>
+    new RunFolder(path, state, record, metrics, lock, cwd);
 
   get checkpoints(): string {
     return join(this.path, 'checkpoints');
@@ -91,7 +97,7 @@ export class RunFolder {
   async noteInputs(data: Record<string, string>, models: ModelHashes = {}): Promise<void> {
     const before = this.record;
     if (this.state === 'resumable') {
-      const known = new Map(Object.entries(before.data ?? {}).map(([source, hash]) => [pathOf(source), hash]));
+      const known = new Map(Object.entries(before.data ?? {}).map(([source, hash]) => [pathOf(source, this.#cwd), hash]));
       for (const [source, hash] of Object.entries(data)) this.#checkSame(source, known.get(pathOf(source)), hash, 'data');
       for (const [option, files] of Object.entries(models)) {
         const own = before.models?.[option];
@@ -143,7 +149,8 @@ export async function inspectRunFolder({
   kind,
   settings,
 }: RunFolderOptions): Promise<{ state: RunState; record?: RunRecord }> {
-  const { out, resume, overwrite } = settings;
+  const { resume, overwrite } = settings;
+  const out = normalize(settings.out);
   let stats;
   try {
     stats = statSync(out, { throwIfNoEntry: false });
@@ -152,8 +159,8 @@ export async function inspectRunFolder({
   }
   if (stats && !stats.isDirectory()) throw new UsageError(`--out: a file is in the way: ${show(out)}`);
   if (!stats) return { state: 'new' };
-  checkUnlocked(out);
-  if (existsSync(join(out, MOVING))) putBackLocked(out);
+  await checkUnlocked(out);
+  if (existsSync(join(out, MOVING))) await putBackLocked(out);
   if (overwrite) {
     refuseOwnInput(settings);
     return { state: 'new' };
@@ -198,15 +205,16 @@ export async function inspectRunFolder({
 export async function openRunFolder(options: RunFolderOptions): Promise<RunFolder> {
   const { kind, settings, argv } = options;
   const { state, record: before } = await inspectRunFolder(options);
-  const path = settings.out;
+  const path = normalize(settings.out);
   const record: RunRecord =
     before && state !== 'started'
-      ? { ...before, argv }
+      ? { ...before, settings: namedSettings(settings), cwd: process.cwd(), argv }
       : {
           command: kind,
           versions: { ...versions, node: process.versions.node },
           platform: `${process.platform}-${process.arch}`,
           settings: namedSettings(settings),
+          cwd: process.cwd(),
           argv,
           started: new Date().toISOString(),
           complete: false,
@@ -215,13 +223,12 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
   let metrics: MetricsLog | undefined;
   try {
     mkdirSync(path, { recursive: true });
-    lock = FolderLock.take(path);
-    await clearLeftovers(path);
-    await clearLeftovers(join(path, 'checkpoints'));
+    lock = await FolderLock.take(path);
+    for (const folder of [path, ...ownFolders.map((name) => join(path, name))]) await clearLeftovers(folder);
     if (state === 'new' || state === 'started') await begin(path, record);
     else dropReplaced(path);
     metrics = new MetricsLog(join(path, 'metrics.jsonl'));
-    const folder = RunFolder.make(path, state, record, metrics, lock);
+    const folder = RunFolder.make(path, state, record, metrics, lock, before?.cwd);
     if (state !== 'complete') await folder.note({});
     return folder;
   } catch (error) {
@@ -259,11 +266,11 @@ export async function modelsRead(settings: object): Promise<ModelHashes> {
 const READ_FILES = ['data', 'eval-data', 'prompts', 'demonstrations', 'pretrain', 'tokenizer-data', 'tokenizer', 'chat-template'];
 
 function refuseOwnInput(settings: RunFolderOptions['settings']): void {
-  const out = realpathSync(settings.out);
+  const out = realpathSync(normalize(settings.out));
   const named = namedSettings(settings);
   for (const option of [...READ_MODELS, ...READ_FILES]) {
-    for (const read of [named[option]].flat()) {
-      if (typeof read !== 'string' || read === '-' || !existsSync(read)) continue;
+    const given = [named[option]].flat().filter((read) => typeof read === 'string' && read !== '-' && existsSync(read)) as string[];
+    for (const read of READ_MODELS.includes(option) ? given.flatMap(withBases) : given) {
       const [first] = relative(out, realpathSync(read)).split(sep);
       if (first !== '' && first !== REPLACED && first !== MOVING && !isOwn(first!)) continue;
       throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');
@@ -308,21 +315,29 @@ function checkSame(out: string, kind: string, record: RunRecord, settings: Recor
     );
   const now = JSON.parse(JSON.stringify(settings)) as Record<string, unknown>;
   const different = [...new Set([...Object.keys(record.settings), ...Object.keys(now)])]
-    .filter((name) => !mayDiffer.has(name) && !sameSetting(name, record.settings[name], now[name]))
+    .filter((name) => !mayDiffer.has(name) && !sameSetting(name, record.settings[name], now[name], record.cwd))
     .sort()
     .map(
-      (name) => `--${name} (was ${show(record.settings[name] ?? null, false)}, now ${show(now[name] ?? null, false)})`,
+      (name) => {
+        const before = record.settings[name];
+        const was = isDeepStrictEqual(before, now[name]) ? pathsOf(before, record.cwd) : before; // the same words in another folder
+        return `--${name} (was ${show(was ?? null, false)}, now ${show(now[name] ?? null, false)})`;
+      },
     );
   if (different.length > 0)
     throw new UsageError(`--resume: other settings than the run's: ${different.join(', ')}`, hint);
 }
 
 /** Whether two values say the same: paths may be written differently. */
-function sameSetting(name: string, before: unknown, now: unknown): boolean {
-  const comparable = (value: unknown): unknown =>
-    READ_MODELS.includes(name) || READ_FILES.includes(name) ? [value].flat().map((item) => (typeof item === 'string' ? pathOf(item) : item)) : value;
-  return isDeepStrictEqual(comparable(before), comparable(now));
+function sameSetting(name: string, before: unknown, now: unknown, cwd?: string): boolean {
+  if (!READ_MODELS.includes(name) && !READ_FILES.includes(name)) return isDeepStrictEqual(before, now);
+  return isDeepStrictEqual([pathsOf(before, cwd)].flat(), [pathsOf(now)].flat());
+}
+
+function pathsOf(value: unknown, cwd?: string): unknown {
+  if (Array.isArray(value)) return value.map((item) => pathsOf(item, cwd));
+  return typeof value === 'string' ? pathOf(value, cwd) : value;
 }
 
 /** What a source's or a model's name stands for: a path as such, standard input or a program as it is. */
-const pathOf = (name: string): string => (name === '-' || name.startsWith('cmd:') ? name : resolve(name));
+const pathOf = (name: string, cwd = process.cwd()): string => (name === '-' || name.startsWith('cmd:') ? name : resolve(cwd, name));

@@ -5,7 +5,7 @@ import type { Demonstration, FinishReason, Prompt } from './rows.ts';
 
 /**
  * How long a row may be. Too long is a RowTooLong, unless `truncate` cuts it: the end of the response (with its EOS); where the
- * prompt alone is too long, the beginning of the prompt, so that the responses fit.
+ * prompt alone is too long, the beginning of the prompt, so that the responses fit or have half of the context.
  */
 export interface LengthPolicy {
   context: number;
@@ -50,9 +50,9 @@ export function encodeCompletions(
   return { promptIds: prompt, ids };
 }
 
-/** Where to begin a prompt that alone fills the context: the end of a prompt matters most. */
+/** Where to begin a prompt that alone fills the context: its end matters most, and responses may have half of the context. */
 const cutPrompt = (length: number, response: number, context: number): number =>
-  length < context ? 0 : length - Math.max(1, context - response);
+  length < context ? 0 : length - Math.max(Math.floor(context / 2), context - response);
 
 /**
  * A demonstration's ids and what is to be learnt: the completion with its EOS; in a conversation each assistant turn

@@ -1,33 +1,38 @@
-import { linkSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { hostname, uptime } from 'node:os';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { asideName, outputError, releaseAside } from './atomic.ts';
-import { isAlive, startOf } from './process.ts';
+import { isAlive, processSpace, startOf } from './process.ts';
 
 /** The file in a folder that says which process works in it. */
 const LOCK_FILE = 'rlhf.lock';
 
-/** For so long, a lock that cannot be read is one that is being written. */
-const BEING_WRITTEN_MS = 2000;
+/** How often a holder touches its lock, and for how long one that cannot be looked up may leave its lock untouched. */
+const TOUCH_MS = 2000;
+const PATIENCE_MS = 10_000;
 
-interface Holder { pid: number; host: string; started: string }
+/** `space`: within which process numbers mean something. */
+interface Holder { pid: number; host: string; space: string; started: string }
 
 /** Keeps other runs out of a folder, from `take` to `release`. What a killed process held is free. */
 export class FolderLock {
   readonly #path: string;
+  readonly #touching: NodeJS.Timeout;
   #held = true;
 
   private constructor(path: string) {
     this.#path = path;
+    this.#touching = setInterval(() => touch(path), TOUCH_MS);
+    this.#touching.unref();
   }
 
-  /** @throws UsageError where a living process on this machine holds it; RunError where the folder cannot be written */
-  static take(folder: string): FolderLock {
+  /** @throws UsageError where a living process holds it; RunError where the folder cannot be written */
+  static async take(folder: string): Promise<FolderLock> {
     const path = join(folder, LOCK_FILE);
-    const own = JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) } satisfies Holder);
+    const own = JSON.stringify({ pid: process.pid, host: hostname(), space: processSpace(), started: startOf(process.pid) } satisfies Holder);
     for (let tries = 1; ; tries++) {
-      const left = checkUnlocked(folder);
+      const left = await checkUnlocked(folder);
       try {
         if (left !== undefined) removeLeft(path, left);
         writeNew(path, own);
@@ -44,6 +49,7 @@ export class FolderLock {
   }
 
   release(): void {
+    clearInterval(this.#touching);
     if (this.#held) rmSync(this.#path, { force: true });
     this.#held = false;
   }
@@ -51,9 +57,10 @@ export class FolderLock {
 
 /**
  * Looks for the lock of another run, without writing; returns the text of one that nobody holds any more.
- * @throws UsageError where a living process on this machine works in the folder
+ * @throws UsageError where a living process works in the folder; of one on another machine or in another container is known what it
+ *   does to its lock: that is watched for some seconds
  */
-export function checkUnlocked(folder: string): string | undefined {
+export async function checkUnlocked(folder: string): Promise<string | undefined> {
   const path = join(folder, LOCK_FILE);
   let text: string;
   try {
@@ -62,16 +69,29 @@ export function checkUnlocked(folder: string): string | undefined {
     return undefined; // there is none, or the folder cannot be read: told when it is used
   }
   const holder = parsed(text);
-  if (!holder) {
-    if (Math.abs(Date.now() - writtenAt(path)) < BEING_WRITTEN_MS) throw inUse(folder, 'another run');
-    return text;
+  if (holder?.host === hostname() && holder.space === processSpace()) {
+    const { pid, started } = holder;
+    // Where the system does not say when a process started, one from before its own start has ended.
+    const ended = !isAlive(pid) || started !== startOf(pid) || started === '' && writtenAt(path) < Date.now() - 1000 * uptime();
+    if (ended) return text;
+    throw inUse(folder, `process ${pid}`);
   }
-  // Of a process elsewhere nothing is known: more often it is a container that has ended than one at work on the same disk.
-  const { pid, host, started } = holder;
-  // Where the system does not say when a process started, one from before its own start has ended.
-  if (started === '' && writtenAt(path) < Date.now() - 1000 * uptime()) return text;
-  if (host !== hostname() || !isAlive(pid) || started !== startOf(pid)) return text;
-  throw inUse(folder, `process ${pid}`);
+  const touched = writtenAt(path);
+  while (Math.abs(Date.now() - touched) < PATIENCE_MS) {
+    await new Promise((resolve) => setTimeout(resolve, TOUCH_MS / 4));
+    const now = writtenAt(path);
+    if (now === 0) return undefined; // its holder has ended
+    if (now !== touched) throw inUse(folder, holder ? `process ${holder.pid} of ${holder.host}` : 'another run');
+  }
+  return text;
+}
+
+function touch(path: string): void {
+  try {
+    utimesSync(path, new Date(), new Date());
+  } catch {
+    // The folder has gone: the run finds out by itself.
+  }
 }
 
 const writtenAt = (path: string): number => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;

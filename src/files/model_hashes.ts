@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { createReadStream, readdirSync } from 'node:fs';
+import { createReadStream, existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { isAdapterFolder, openAdapter } from './adapter.ts';
 
@@ -17,6 +17,14 @@ export async function modelHashes(dir: string): Promise<Record<string, string>> 
   adapter.close();
   for (const [name, hash] of Object.entries(await modelHashes(adapter.base))) hashes[`base/${name}`] = hash;
   return hashes;
+}
+
+/** A model's folder, and those of the models that it is an adapter on. */
+export function withBases(dir: string): string[] {
+  if (!isAdapterFolder(dir)) return [dir];
+  const adapter = openAdapter(dir);
+  adapter.close();
+  return [dir, ...(existsSync(adapter.base) ? withBases(adapter.base) : [])];
 }
 
 /** The same of a tokenizer's files. */

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 
 /** Whether a process of that number runs on this machine. */
 export function isAlive(pid: number): boolean {
@@ -20,6 +20,15 @@ export function startOf(pid: number): string {
     const [state, ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' '); // the name before may hold anything
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
     return state === 'Z' ? '' : `${fields[18]} ${boot}`;
+  } catch {
+    return '';
+  }
+}
+
+/** What tells apart containers on one machine, whose processes have the same numbers; empty where the system has nothing like it. */
+export function processSpace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid');
   } catch {
     return '';
   }

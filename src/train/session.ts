@@ -59,7 +59,7 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
     return undefined;
   }
   context.onExit(() => {
-    if (folder.close()) context.log(`${settings.out}: the older run is back in its place`);
+    if (folder.close()) context.warn(`${settings.out}: the new run came to nothing, the older one is back in its place`);
   });
   reservePlanned(passes);
   const template = settings.chatTemplate === undefined ? {} : { [settings.chatTemplate]: await fileHash(settings.chatTemplate) };

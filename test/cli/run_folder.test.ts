@@ -5,6 +5,7 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
@@ -19,6 +20,7 @@ import { join, resolve } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { RunError, UsageError } from '../../src/errors.ts';
+import { processSpace } from '../../src/files/process.ts';
 import { openRunFolder } from '../../src/run_folder.ts';
 
 const test = suite('run folder');
@@ -190,7 +192,7 @@ test('--resume knows a path that is written differently', async () => {
   checkpoint(out);
   const resumed = (more: Record<string, unknown>) => begin({ ...options.settings, resume: true, ...more });
   (await openRunFolder(resumed({ model: './base/', data: [resolve('a.jsonl')] }))).close();
-  await refused(resumed({ model: 'base2' }), /--model \(was base, now base2\)/);
+  await refused(resumed({ model: 'base2' }), /--model \(was \.\/base\/, now base2\)/);
   await refused(resumed({ data: ['a.jsonl', 'b.jsonl'] }), /--data/);
   await refused(resumed({ reward: 'cmd:judge' }), /--reward/);
 });
@@ -265,6 +267,7 @@ test('a run that is killed before its first checkpoint leaves the older one in r
   const killed = (): void => {
     // What is left where a process ends at once: all of it, and a lock that nobody holds.
     writeFileSync(join(out, 'rlhf.lock'), '{"pid":1,"host":"elsewhere","started":""}');
+    utimesSync(join(out, 'rlhf.lock'), 0, 0);
   };
   const first = await openRunFolder(begin({ out, overwrite: true }));
   first.metrics.close();
@@ -308,7 +311,7 @@ test('two runs do not work in one folder', async () => {
       const stat = readFileSync('/proc/self/stat', 'latin1');
       started = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] + ' ' + readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
     } catch {}
-    writeFileSync(${JSON.stringify(join(out, 'rlhf.lock'))}, JSON.stringify({ pid: process.pid, host: require('node:os').hostname(), started }));
+    writeFileSync(${JSON.stringify(join(out, 'rlhf.lock'))}, JSON.stringify({ pid: process.pid, host: require('node:os').hostname(), space: ${JSON.stringify(processSpace())}, started }));
     console.log('held');
     setInterval(() => {}, 1000);
   `]);
@@ -320,8 +323,9 @@ test('two runs do not work in one folder', async () => {
 
   // A number that another process has by now, a lock of another machine, and one of which only a part was written
   for (const text of [
-    JSON.stringify({ pid: process.pid, host: hostname(), started: '1 of another boot' }),
-    JSON.stringify({ pid: process.pid, host: `${hostname()}-2`, started: '' }),
+    JSON.stringify({ pid: process.pid, host: hostname(), space: processSpace(), started: '1 of another boot' }),
+    JSON.stringify({ pid: process.pid, host: `${hostname()}-2`, space: '', started: '' }),
+    JSON.stringify({ pid: process.pid, host: hostname(), space: 'pid:[1]', started: '' }),
     '{"pid":',
   ]) {
     writeFileSync(join(out, 'rlhf.lock'), text);
@@ -329,8 +333,58 @@ test('two runs do not work in one folder', async () => {
     (await openRunFolder(options)).close();
     assert.not.ok(existsSync(join(out, 'rlhf.lock')));
   }
-  writeFileSync(join(out, 'rlhf.lock'), '');
-  await refused(options, /^--out: another run is working in /);
+  // Of a process elsewhere is known whether it touches its lock, as this run does.
+  for (const [text, message] of [['{"pid":7,"host":"other","space":"","started":""}', /^--out: process 7 of other is working in /], ['', /^--out: another run is working in /]] as const) {
+    writeFileSync(join(out, 'rlhf.lock'), text);
+    const touching = setInterval(() => utimesSync(join(out, 'rlhf.lock'), new Date(), new Date()), 300);
+    await refused(options, message);
+    clearInterval(touching);
+  }
+  const began = Date.now();
+  const last = await openRunFolder(options);
+  assert.ok(Date.now() - began > 5000, 'it waits before it takes a lock that was touched just now');
+  const touched = statSync(join(out, 'rlhf.lock')).mtimeMs;
+  await new Promise((resolve) => setTimeout(resolve, 2600));
+  assert.ok(statSync(join(out, 'rlhf.lock')).mtimeMs > touched);
+  last.close();
+});
+
+test('--overwrite knows what the run reads however OUT is written, and the models below an adapter', async () => {
+  const out = join(base, 'below');
+  await finished(out);
+  for (const way of [`${base}/nowhere/../below`, `${base}/a/b/../../below/`, join(out, '.')]) await refused(begin({ out: way, overwrite: true, model: out }), /holds what --model names/);
+  const adapter = join(base, 'adapter');
+  mkdirSync(adapter);
+  const config = { peft_type: 'LORA', task_type: 'CAUSAL_LM', r: 2, lora_alpha: 4, target_modules: ['q_proj'], base_model_name_or_path: out };
+  writeFileSync(join(adapter, 'adapter_config.json'), JSON.stringify(config));
+  writeFileSync(join(adapter, 'adapter_model.safetensors'), Buffer.from([2, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x7d])); // {}
+  await refused(begin({ out, overwrite: true, reward: adapter }), /holds what --reward names/);
+  assert.ok(existsSync(join(out, 'model.safetensors')));
+});
+
+test('--resume from another folder knows relative paths, and the record has what the run goes on with', async () => {
+  const options = begin({ model: 'base', data: ['a.jsonl'], maxSteps: 5, out: join(base, 'elsewhere') });
+  const { out } = options.settings;
+  const run = await openRunFolder(options);
+  await run.noteInputs({ 'a.jsonl': 'ff' });
+  run.close();
+  checkpoint(out);
+  const home = process.cwd();
+  process.chdir(base);
+  try {
+    await refused(begin({ ...options.settings, resume: true }), /--model \(was \/.*base, now base\)/);
+    const again = await openRunFolder(begin({ ...options.settings, resume: true, model: join(home, 'base'), data: [join(home, 'a.jsonl')], maxSteps: 9 }));
+    try {
+      await again.noteInputs({ [join(home, 'a.jsonl')]: 'ee' });
+      assert.unreachable();
+    } catch (error) {
+      assert.match((error as Error).message, /a\.jsonl: not the data/);
+    }
+    again.close();
+  } finally {
+    process.chdir(home);
+  }
+  assert.equal([json(join(out, 'rlhf.json')).settings['max-steps'], json(join(out, 'rlhf.json')).cwd], [9, realpathSync(base)]);
 });
 
 test('a folder that no run has written keeps all it holds', async () => {

@@ -103,9 +103,11 @@ test('of a prompt that alone fills the context --truncate keeps the end, so much
   const cut = encodeCompletions(gpt2, prompt, [' World World World', ' World'], ['stop', 'length'], { context: 8, truncate: true });
   assert.equal(list(cut.promptIds), [26, 27, 28, 29]);
   assert.equal(cut.ids.map(list), [[...cut.promptIds, ...long, gpt2.eosId], [...cut.promptIds, ...short]]);
-  // A response that alone fills the context leaves one token of the prompt and loses its end.
-  const narrow = encodeCompletions(gpt2, prompt, [' World World World'], ['stop'], { context: 3, truncate: true });
-  assert.equal([list(narrow.promptIds), list(narrow.ids[0])], [[29], [29, ...long.slice(0, 2)]]);
+  // A response of more than half of the context loses its end.
+  const narrow = encodeCompletions(gpt2, prompt, [' World World World'], ['stop'], { context: 5, truncate: true });
+  assert.equal([list(narrow.promptIds), list(narrow.ids[0])], [[28, 29], [28, 29, ...long]]);
+  const narrower = encodeCompletions(gpt2, prompt, [' World World World'], ['stop'], { context: 4, truncate: true });
+  assert.equal([list(narrower.promptIds), list(narrower.ids[0])], [[28, 29], [28, 29, ...long.slice(0, 2)]]);
   // A prompt with room after it is kept whole.
   assert.is(encodeCompletions(gpt2, prompt, [' World World World'], ['stop'], { context: 11, truncate: true }).promptIds.length, 10);
   assert.throws(() => encodeCompletions(gpt2, prompt, [' World'], ['stop'], { context: 8 }), /^12 tokens, the context has 8$/);
