@@ -50,7 +50,9 @@ export function lastCheckpoint(folder: string): { path: string; state: RunState 
   if (!name) return undefined;
   const path = join(folder, name);
   try {
-    return { path, state: JSON.parse(readFileSync(join(path, 'state.json'), 'utf8')) as RunState };
+    const state = JSON.parse(readFileSync(join(path, 'state.json'), 'utf8')) as RunState | null;
+    if (state?.step !== Number(NAME.exec(name)![1])) throw new Error('state.json is of another step');
+    return { path, state };
   } catch (error) {
     throw new RunError(`${path}: the checkpoint cannot be read: ${(error as Error).message}`);
   }
