@@ -1,7 +1,7 @@
 // attention: causal attention over packed rows, o_t = Σ_{j ≤ t} softmax_j(q_t·k_j·scale) v_j, never across rows.
 // QKV [N, …] holds query heads (head h at column h·D), key heads (from KOFF) and value heads (from VOFF); GROUP query heads
 // share a key head (heads.wgsl, in front, reads them; QKV begins at its number qkv0; attention_bindings.wgsl binds all). TILE [T,4] =
-// (first token of the row, its length, first query of the tile, –), unused tiles have length 0. O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
+// (first token of the row, its length, first query of the tile, sharing), unused tiles have length 0 (attention_bindings.wgsl tells of sharing). O [N, H·D]; L [N,H] keeps the log-sum-exp for the gradient.
 // For subgroups of LANES, 8 or 16, on a CPU; GPUs take attention_split.wgsl. Dispatch (T, H): lane = query, QUERIES of them a lane; keys are taken
 // 8 at a time from the row's start and spread over the lanes, so the order of summation depends on the place in the row alone.
 const LOWEST = -1e30;
@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   var z${q} = 0.0;
   //% }
   for (var j0 = 0u; j0 <= last; j0 += 8) {
-    let base = (row + min(j0 + s % 8, length - 1)) * p.ld + p.qkv0;
+    let base = place(tile, min(j0 + s % 8, length - 1)) * p.ld + p.qkv0;
     ${spreadHeads('k', 'QKV', 'base + kcol')}
     ${spreadHeads('v', 'QKV', 'base + vcol')}
     //% for (const q of list(QUERIES)) { for (const x of list(8)) {

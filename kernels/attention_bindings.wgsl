@@ -6,6 +6,9 @@
 //% if (SHUFFLES) {
 enable subgroups;
 //% }
+// TILE.w is sharing. A row that goes on from another one's tokens (shared/2¹⁶ of them) has the tokens behind them alone, at its row + length … of a
+// whole row, and reads those before sharing mod 2¹⁶ places further up. A row that others go on from has no such tokens (shared is 0), and they
+// lie behind it: sharing is the number of their tokens, all of which read all of its own.
 struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 //% let binding = 2;
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;
@@ -26,4 +29,10 @@ ${reads(binding++, 'DO')}
 @group(0) @binding(${binding++}) var<storage, read_write> DQKV: ${array};
 //% }
 @group(0) @binding(${binding}) var<uniform> p: P;
+//% if (PASS === 'attention_grad_kv') {
+fn followers(tile: vec4u) -> u32 { return select(tile.w, 0u, (tile.w >> 16) > 0); }
+//% } else {
+// Where the token at place j of a tile's row lies.
+fn place(tile: vec4u, j: u32) -> u32 { return tile.x + j - select(0u, tile.w & 0xffff, (tile.w >> 16) > j); }
+//% }
 ${heads(...{ attention: ['QKV'], attention_grad_q: ['QKV', 'O', 'DO'], attention_grad_kv: ['QKV', 'DO'] }[PASS])}

@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% }
   let lse = L[token * p.H + h];
   for (var j0 = 0u; j0 <= last; j0 += 8) {
-    let base = p.qkv0 + (row + min(j0 + s % 8, length - 1)) * p.ld;
+    let base = p.qkv0 + place(tile, min(j0 + s % 8, length - 1)) * p.ld;
     ${spreadHeads('k', 'QKV', 'base + kcol')}
     ${spreadHeads('v', 'QKV', 'base + vcol')}
     //% for (const x of list(8)) {

@@ -7,6 +7,7 @@ var<workgroup> Ls: array<vec2f, ${KEYS}>;
 @compute @workgroup_size(${LANES})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32) {
   ${begin}
+  let end = length + followers(tile);
   let g = s % ${GROUP};
   let key = first + s / ${GROUP} * ${QUERIES} + ${lanes('u32', (q) => `${q}u`)};
   let token = row + min(key, ${lanes('u32', () => 'length - 1')});
@@ -21,13 +22,13 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   for (var h = w.y * p.group; h < (w.y + 1) * p.group; h++) {
     let qcol = p.qkv0 + h * ${D};
     let gcol = p.do0 + h * ${D};
-    for (var i0 = first; i0 < length; i0 += ${KEYS}) {
-      let token_h = (row + min(i0 + s, length - 1)) * p.H + h;
+    for (var i0 = first; i0 < end; i0 += ${KEYS}) {
+      let token_h = (row + min(i0 + s, end - 1)) * p.H + h;
       let ld = vec2f(L[token_h], DELTA[token_h]);
-      ${stage('i0', [['Qs', 'QKV', 'p.ld', 'qcol'], ['Gs', 'DO', 'p.ldo', 'gcol']], `if (s < ${KEYS}) { Ls[s] = ld; }`)}
+      ${stage('i0', [['Qs', 'QKV', 'p.ld', 'qcol'], ['Gs', 'DO', 'p.ldo', 'gcol']], { place: (i) => `row + ${i}`, end: 'end', more: `if (s < ${KEYS}) { Ls[s] = ld; }` })}
       for (var b = 0u; b < ${KEYS / AHEAD}; b++) {
         let x0 = b * ${AHEAD};
-        if (i0 + x0 >= length) { break; }
+        if (i0 + x0 >= end) { break; }
         //% for (const x of list(AHEAD)) {
         var s${x} = ${vecq}();
         var e${x} = ${vecq}();
@@ -43,7 +44,7 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
         //% for (const x of list(AHEAD)) {
         let l${x} = Ls[x0 + ${x}];
         let query${x} = i0 + x0 + ${x};
-        let p${x} = select(${vecq}(), exp(min(s${x} - l${x}.x, ${vecq}())), ${lanes('u32', () => `select(0u, query${x} + 1, query${x} < length)`)} > key);
+        let p${x} = select(${vecq}(), exp(min(s${x} - l${x}.x, ${vecq}())), ${lanes('u32', () => `select(0u, query${x} + 1, query${x} < end)`)} > key);
         let w${x} = p${x} * (e${x} - l${x}.y);
         //% for (const i of list(OWN)) for (const q of list(QUERIES)) {
         dv${q}_${i} = fma(vec4f(${at(`p${x}`, q)}), g${x}_${i}, dv${q}_${i});

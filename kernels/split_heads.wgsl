@@ -22,13 +22,13 @@
 //%   if (D % 4 === 0) return `${ROW > D4 ? `if (${j} < ${D4}) ` : ''}{ ${name}[${base} / 4 + ${j}] = ${value}; }`;
 //%   return `{ let value = ${value}; ${list(4).map((c) => `if (${j} * 4 + ${c} < ${D}) { ${name}[${base} + ${j} * 4 + ${c}] = value.${'xyzw'[c]}; }`).join(' ')} }`;
 //% };
-// Rows first … first + KEYS − 1 of the row of tokens, each [array in workgroup memory, tensor, its stride, column of the head]: what a
+// Rows first … first + KEYS − 1 of the row of tokens, place(j) being where its jth lies and end their number, each [array in workgroup memory, tensor, its stride, column of the head]: what a
 // lane reads it reads before it waits for the lanes that still work on the rows before.
-//% const stage = (first, parts, more = '') => {
+//% const stage = (first, parts, { place = (j) => `place(tile, ${j})`, end = 'length', more = '' } = {}) => {
 //%   const count = KEYS * ROW;
 //%   const turns = list(Math.ceil(count / LANES));
 //%   const guarded = (i, text) => (i * LANES + LANES > count ? `if (s < ${count - i * LANES}) { ${text} }` : text);
-//%   const reading = turns.map((i) => `let e${i} = ${i * LANES + LANES > count ? `min(s + ${i * LANES}, ${count - 1}u)` : `s + ${i * LANES}`}; let token${i} = row + min(${first} + e${i} / ${ROW}, length - 1);
+//%   const reading = turns.map((i) => `let e${i} = ${i * LANES + LANES > count ? `min(s + ${i * LANES}, ${count - 1}u)` : `s + ${i * LANES}`}; let token${i} = ${place(`min(${first} + e${i} / ${ROW}, ${end} - 1)`)};
 //%     ${parts.map(([to, name, ld, column]) => `let ${to}_${i} = ${reach(`e${i} % ${ROW}`, `head_${name}(token${i} * ${ld} + ${column}, ${ROW > D4 ? `min(e${i} % ${ROW}, ${D4 - 1})` : `e${i} % ${ROW}`})`)};`).join('\n    ')}`);
 //%   const writing = turns.map((i) => guarded(i, parts.map(([to]) => `${to}[e${i}] = ${to}_${i};`).join(' ')));
 //%   return [...reading, 'workgroupBarrier();', ...writing, more, 'workgroupBarrier();'].join('\n    ');

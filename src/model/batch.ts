@@ -1,4 +1,4 @@
-import { attentionTiles } from '../gpu/ops/attention.ts';
+import { attentionTiles, type Span } from '../gpu/ops/attention.ts';
 import { attentionTile } from '../gpu/ops/attention_forms.ts';
 import { occurrencesOf } from '../gpu/ops/embedding.ts';
 import { NONE } from '../gpu/ops/gather.ts';
@@ -20,6 +20,11 @@ export interface PackRow {
   weights2?: ArrayLike<number>;
   /** Number of the row in its data set: with the position it names a token for dropout. */
   key?: number;
+  /**
+   * Rows that go on from this one, behind it in the batch (see shared_beginnings.ts): `ids` are those that all of them begin with, nothing is picked.
+   * Of a row that goes on, `ids` and `at` are those behind its beginning.
+   */
+  begins?: number;
 }
 
 /** The sizes that a recorded step is made for: tokens N, picks M, rows R (all rounded up). */
@@ -48,7 +53,7 @@ export interface PackedBatch {
   weights: Float32Array;
   /** [N,2] row number and position of each token. */
   keys: Uint32Array;
-  /** First pick of each row. */
+  /** First pick of each row from which something may be picked. */
   firstPick: number[];
 }
 
@@ -87,24 +92,33 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
   const keys = new Uint32Array(shape.tokens * 2);
   const targets = new Uint32Array(shape.picks);
   const weights = new Float32Array(shape.picks * 2);
-  const spans: { first: number; length: number }[] = [];
+  const spans: Span[] = [];
+  let beginning: { span: Span; first: number; tokens: number; left: number } | undefined;
   const firstPick: number[] = [];
   let n = 0;
   let m = 0;
   for (const row of rows) {
     const { at, key = 0 } = row;
+    const goesOn = beginning && beginning.left-- > 0 ? beginning : undefined;
+    const before = goesOn?.tokens ?? 0;
     ids.set(row.ids, n);
     for (let i = 0, k = 2 * n; i < row.ids.length; i++, k += 2) {
       keys[k] = key;
-      keys[k + 1] = i;
+      keys[k + 1] = before + i;
     }
     for (const [start, length] of row.segments ?? [[0, row.ids.length]]) {
       if (length === 0) continue;
-      if (length > config.context) throw new Error(`a row of ${length} tokens for a context of ${config.context}`);
-      spans.push({ first: n + start, length });
-      countUp(positions, n + start, length);
+      if (before + length > config.context) throw new Error(`a row of ${before + length} tokens for a context of ${config.context}`);
+      const span: Span = { first: n + start - before, length: before + length };
+      if (goesOn) {
+        span.shared = { tokens: before, above: span.first - goesOn.first };
+        goesOn.span.followers! += length;
+      }
+      spans.push(span);
+      countUp(positions, n + start, length, before);
     }
-    firstPick.push(m);
+    if (row.begins) beginning = { span: Object.assign(spans.at(-1)!, { followers: 0 }), first: n, tokens: row.ids.length, left: row.begins };
+    else firstPick.push(m);
     for (let i = 0; i < at.length; i++) {
       const token = n + at[i];
       index[m + i] = token;
@@ -125,9 +139,9 @@ export function packRows(rows: readonly PackRow[], config: ModelConfig, atLeast?
   return { shape, tokens, picks, ids, positions, tiles: attentionTiles(spans), index, inverse, targets, weights, keys, firstPick };
 }
 
-/** Writes 0, 1, … from `first` on. */
-function countUp(into: Uint32Array, first: number, length: number): void {
-  for (let i = 0; i < length; i++) into[first + i] = i;
+/** Writes `from`, `from` + 1, … from `first` on. */
+function countUp(into: Uint32Array, first: number, length: number, from = 0): void {
+  for (let i = 0; i < length; i++) into[first + i] = from + i;
 }
 
 /** Writes values to every second place from `first` on. */

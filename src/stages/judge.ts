@@ -12,7 +12,7 @@ import { Passes, prepare, type Upcoming } from '../model/passes.ts';
 import type { ScoreSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { mostThatFit, planMemory } from '../train/memory.ts';
-import { defaultMicroBatchTokens, microBatches } from '../train/micro_batches.ts';
+import { defaultMicroBatchTokens, pickedRows, sharedBatches } from '../train/micro_batches.ts';
 
 /** A row of completions and its token rows, prompt and response each. */
 export interface EncodedCompletions {
@@ -79,14 +79,14 @@ export class Scorer {
   }
 
   private parts(rows: Iterable<ArrayLike<number>>): Generator<PackRow[]> {
-    return microBatches(readAtTheEnd(rows), this.budget);
+    return sharedBatches(readAtTheEnd(rows), this.budget);
   }
 
   async scores(rows: Iterable<ArrayLike<number>>): Promise<number[]> {
     const submitted: { count: number; staged: Staged }[] = [];
     for (const part of this.parts(rows)) {
       const pass = await this.passes.run(packRows(part, this.model.config));
-      submitted.push({ count: part.length, staged: stage(pass.scores) });
+      submitted.push({ count: pickedRows(part).length, staged: stage(pass.scores) });
     }
     const scores: number[] = [];
     for (const { count, staged } of submitted) {
@@ -151,11 +151,11 @@ export class LogprobReader {
       const at = Array.from({ length: ids.length - from }, (_, i) => from + i - 1);
       return { ids, at, targets: at.map((t) => ids[t + 1]) };
     });
-    for (const part of microBatches(packed, this.budget)) {
+    for (const part of sharedBatches(packed, this.budget)) {
       const batch = packRows(part, this.model.config);
       const pass = await this.passes.run(batch);
       const stats = new Float32Array((await download(pass.stats))[0]);
-      part.forEach((row, r) => {
+      pickedRows(part).forEach((row, r) => {
         const found = Float32Array.from({ length: row.at.length }, (_, i) => stats[4 * (batch.firstPick[r] + i)]);
         assertFinite(found, 'a log-probability', this.model);
         results.push(found);

@@ -12,6 +12,7 @@ import { packRows, type PackRow } from '../model/batch.ts';
 import { loadModel, loadTokenizer } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type PassTensors } from '../model/passes.ts';
+import { shareBeginnings } from '../model/shared_beginnings.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
 import type { RmSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
@@ -117,7 +118,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
         const rows = rowsOf(part);
         const pass = await passes.run(packRows(rows, config), ({ extra }) => feedRankings(extra, part, 1 / Math.max(1, scored)));
         reads.push(stage(pass.scores));
-        counts.push(rows.length);
+        counts.push(part.reduce((sum, { responses }) => sum + responses.length, 0));
       }
       await optimizer.step(step + 1, rate(step));
       return stagedAll([...reads, stage(totals, optimizer.norm)]);
@@ -200,8 +201,9 @@ function levels(ranks: readonly number[]): number[] {
   return ranks.map((r) => distinct.indexOf(r));
 }
 
+/** A row for each response, with what a prompt's responses begin with computed once. */
 const rowsOf = (part: readonly EncodedRanking[]): PackRow[] =>
-  part.flatMap((r) => r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) })));
+  part.flatMap((r) => shareBeginnings(r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) }))));
 
 const tokensOf = ({ responses }: EncodedRanking): number => responses.reduce((sum, ids) => sum + ids.length, 0);
 
@@ -213,12 +215,13 @@ function promptBatches(batch: readonly EncodedRanking[], budget: number): Encode
   const parts: EncodedRanking[][] = [];
   let tokens = Infinity;
   for (const ranking of batch) {
-    if (tokens + tokensOf(ranking) > budget) {
+    const own = packedTokens(rowsOf([ranking]));
+    if (tokens + own > budget) {
       parts.push([]);
       tokens = 0;
     }
     parts.at(-1)!.push(ranking);
-    tokens += tokensOf(ranking);
+    tokens += own;
   }
   return parts;
 }

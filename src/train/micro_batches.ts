@@ -1,5 +1,6 @@
 import { gpu } from '../gpu/device.ts';
 import type { PackRow } from '../model/batch.ts';
+import { shareBeginnings } from '../model/shared_beginnings.ts';
 
 /** Tokens in one forward and backward pass where --micro-batch-tokens does not say. */
 export const defaultMicroBatchTokens = (): number => (gpu().software ? 2048 : 16384);
@@ -19,6 +20,51 @@ export function* microBatches<Row extends PackRow>(rows: Iterable<Row>, budget: 
   }
   if (part.length > 0) yield part;
 }
+
+/** Tokens that are looked at for beginnings to share, in passes. */
+const WINDOW = 8;
+
+/** As microBatches, with what neighbours begin with computed once (see shareBeginnings) in each pass. */
+export function* sharedBatches(rows: Iterable<PackRow>, budget: number): Generator<PackRow[]> {
+  for (const window of microBatches(rows, WINDOW * budget)) {
+    let part: PackRow[] = [];
+    let tokens = 0;
+    for (const unit of unitsOf(shareBeginnings(window), budget)) {
+      if (part.length > 0 && tokens + tokensOf(unit) > budget) {
+        yield part;
+        part = [];
+        tokens = 0;
+      }
+      part.push(...unit);
+      tokens += tokensOf(unit);
+    }
+    if (part.length > 0) yield part;
+  }
+}
+
+/** Rows each by itself, or a beginning with the rows that go on from it, again before those that a pass has no room for. */
+function* unitsOf(rows: readonly PackRow[], budget: number): Generator<PackRow[]> {
+  for (let i = 0; i < rows.length;) {
+    const row = rows[i++]!;
+    if (!row.begins) {
+      yield [row];
+      continue;
+    }
+    for (let left = row.begins; left > 0;) {
+      const followers = [rows[i++]!];
+      let tokens = row.ids.length + followers[0]!.ids.length;
+      while (followers.length < left && tokens + rows[i]!.ids.length <= budget) {
+        tokens += rows[i]!.ids.length;
+        followers.push(rows[i++]!);
+      }
+      left -= followers.length;
+      yield [{ ...row, begins: followers.length }, ...followers];
+    }
+  }
+}
+
+/** The rows from which something may be picked. */
+export const pickedRows = (rows: readonly PackRow[]): PackRow[] => rows.filter(({ begins }) => !begins);
 
 export const tokensOf = (rows: readonly PackRow[]): number => rows.reduce((sum, { ids }) => sum + ids.length, 0);
 

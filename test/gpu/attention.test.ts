@@ -68,6 +68,53 @@ for (const shape of SHAPES) {
 
 const SHAPE = SHAPES[0];
 
+for (const shape of [SHAPES[0], SHAPES[1]]) {
+  test(`${shape.heads}/${shape.kvHeads} heads of ${shape.headDim}: rows that go on from the same tokens have the bits of whole rows, and their gradients`, () =>
+    onEachForm(async (variant) => {
+      const random = seeded(31 + shape.headDim);
+      const [cols, width] = [columns(shape), shape.heads * shape.headDim];
+      for (const { before, tokens, own } of [
+        { before: 0, tokens: 1, own: [1, 2] },
+        { before: 3, tokens: 9, own: [8, 1, 30] },
+        { before: 70, tokens: 67, own: [5, 66, 3, 64] },
+      ]) {
+        const count = before + tokens + own.reduce((a, b) => a + b);
+        const [qkv, dO] = [random.normals(count * cols), random.normals(count * width)];
+        const starts = own.map((_, i) => before + tokens + own.slice(0, i).reduce((a, b) => a + b, 0));
+        const spans: Parameters<typeof attentionTiles>[0] = [
+          ...(before > 0 ? [{ first: 0, length: before }] : []),
+          { first: before, length: tokens, followers: count - before - tokens },
+          ...own.map((length, i) => ({ first: starts[i]! - tokens, length: tokens + length, shared: { tokens, above: starts[i]! - tokens - before } })),
+        ];
+        const got = await run(qkv, shape, spans, dO);
+
+        // The same as whole rows, the first tokens' results and gradients being asked for once.
+        const of = (values: Float32Array, from: number, to: number, each: number): Float32Array => values.slice(from * each, to * each);
+        const beginning = { qkv: of(qkv, before, before + tokens, cols), dO: of(dO, before, before + tokens, width) };
+        const rows = own.map((length, i) => [starts[i]!, starts[i]! + length] as const);
+        const whole = (values: Float32Array, each: number, first: (i: number) => Float32Array): Float32Array => Float32Array.from([
+          ...of(values, 0, before, each), ...rows.flatMap(([from, to], i) => [...first(i), ...of(values, from, to, each)])]);
+        const lengths = [...(before > 0 ? [before] : []), ...own.map((length) => tokens + length)];
+        const expanded = {
+          qkv: whole(qkv, cols, () => beginning.qkv),
+          dO: whole(dO, width, (i) => (i === 0 ? beginning.dO : new Float32Array(tokens * width))),
+        };
+        const expected = await run(expanded.qkv, shape, spansOf(lengths), expanded.dO);
+        const label = `${variant}, ${tokens} tokens and ${own}`;
+        const at = (i: number): number => before + rows.slice(0, i).reduce((sum, [from, to]) => sum + tokens + to - from, 0);
+        assert.equal(of(got.o, 0, before + tokens, width), of(expected.o, 0, before + tokens, width), `${label}: the beginning`);
+        const sums = of(expected.dqkv!, before, before + tokens, cols);
+        rows.forEach(([from, to], i) => {
+          const begin = at(i) + tokens;
+          assert.equal(of(got.o, from, to, width), of(expected.o, begin, begin + to - from, width), `${label}: row ${i}`);
+          assertClose(of(got.dqkv!, from, to, cols), of(expected.dqkv!, begin, begin + to - from, cols), `${label}: gradient of row ${i}`, 5e-6);
+          if (i > 0) of(expected.dqkv!, at(i), begin, cols).forEach((x, n) => (sums[n]! += x));
+        });
+        assertClose(of(got.dqkv!, before, before + tokens, cols), sums, `${label}: gradient of the beginning`, 5e-6);
+      }
+    }));
+}
+
 test('a row of 2,049 tokens, beside others, equals the float64 reference, forward and gradient', () =>
   onEachForm(async (variant) => {
     const shape: HeadShape = { heads: 1, kvHeads: 1, headDim: 4 };

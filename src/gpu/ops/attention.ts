@@ -15,12 +15,28 @@ export interface HeadShape {
   headDim: number;
 }
 
-/** One tile: a run of queries of one row. */
-export function attentionTiles(rows: readonly { first: number; length: number }[]): Uint32Array {
+/** Tokens that attend to one another, each to those before it. */
+export interface Span {
+  /** Where its first token lies, or would lie, were those of `shared` right before its own. */
+  first: number;
+  /** Tokens, those of `shared` included. */
+  length: number;
+  /** What it goes on from: so many tokens, which lie `above` places further up, are its first. */
+  shared?: { tokens: number; above: number };
+  /** Tokens behind it of rows that go on from all of its own. */
+  followers?: number;
+}
+
+/** More tokens than this cannot be told in a tile. */
+export const MOST_SHARED = 0xffff;
+
+/** Tiles [T,4], each a run of queries of one row. */
+export function attentionTiles(rows: readonly Span[]): Uint32Array {
   const each = attentionTile();
   const tiles: number[] = [];
-  for (const { first, length } of rows) {
-    for (let q = 0; q < length; q += each) tiles.push(first, length, q, 0);
+  for (const { first, length, shared, followers = 0 } of rows) {
+    const sharing = shared ? shared.tokens * 2 ** 16 + shared.above : followers;
+    for (let q = shared?.tokens ?? 0; q < length; q += each) tiles.push(first, length, q, sharing);
   }
   return new Uint32Array(tiles);
 }
