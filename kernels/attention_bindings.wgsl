@@ -6,9 +6,9 @@
 //% if (SHUFFLES) {
 enable subgroups;
 //% }
-// TILE.w is sharing. A row that goes on from another one's tokens (shared/2¹⁶ of them) has the tokens behind them alone, at its row + length … of a
-// whole row, and reads those before sharing mod 2¹⁶ places further up. A row that others go on from has no such tokens (shared is 0), and they
-// lie behind it: sharing is the number of their tokens, all of which read all of its own.
+// TILE.w tells what rows share, 0 where nothing. Of a row that goes on from the tokens of one above: 2¹⁶ · how many they are + how much further up
+// they lie than right before its own, which are those at its places from there on. Of the row above: how many tokens the rows have that go on
+// from it; they lie right behind it, and all of them read all of its keys.
 struct P { H: u32, ld: u32, ldo: u32, koff: u32, voff: u32, group: u32, scale: f32, qkv0: u32, do0: u32 }
 //% let binding = 2;
 @group(0) @binding(0) var<storage, read> TILE: array<vec4u>;

@@ -57,6 +57,39 @@ export async function checkAttention(shape: HeadShape, storage: Storage): Promis
   return [
     close(title(shape), got.y, attentionOf(qkv, shape, spans), roundingOf(storage)),
     close(`${title(shape)}: gradient`, got.inputs[0], attentionGradOf(qkv, shape, spans, dO), roundingOf(storage)),
+    ...await checkSharedBeginning(shape, storage),
+  ];
+}
+
+/** Rows of 9 and 66 tokens that go on from the same 67, against whole rows. */
+async function checkSharedBeginning(shape: HeadShape, storage: Storage): Promise<Check[]> {
+  const [begin, ...own] = [67, 9, 66];
+  const tokens = begin + own[0] + own[1];
+  const { normals } = numbers(9, storage);
+  const [cols, width] = [columns(shape), shape.heads * shape.headDim];
+  const [qkv, dO] = [normals(tokens * cols), normals(tokens * width)];
+  const X = matrix(qkv, cols, undefined, storage);
+  const tiles = matrix(attentionTiles([
+    { first: 0, length: begin, followers: own[0] + own[1] },
+    { first: 0, length: begin + own[0], shared: { tokens: begin, above: 0 } },
+    { first: own[0], length: begin + own[1], shared: { tokens: begin, above: own[0] } },
+  ]), 4);
+  const got = await differentiate((tape) => attention(tape, X, shape, tiles), matrix(dO, width), [X], [], storage);
+  // The second row behind the first as a whole one; the beginning's own results are asked for in the first alone.
+  const whole = (values: Float32Array, each: number, again: Float32Array): Float32Array =>
+    Float32Array.from([...values.subarray(0, (begin + own[0]) * each), ...again, ...values.subarray((begin + own[0]) * each)]);
+  const spans = [{ first: 0, length: begin + own[0] }, { first: begin + own[0], length: begin + own[1] }];
+  const all = whole(qkv, cols, qkv.subarray(0, begin * cols));
+  const without = (values: ArrayLike<number>, each: number, add: boolean): Float64Array => {
+    const [from, to] = [(begin + own[0]) * each, (2 * begin + own[0]) * each];
+    const kept = Float64Array.from(Array.from(values).filter((_, i) => i < from || i >= to));
+    if (add) for (let i = from; i < to; i++) kept[i - from]! += values[i]!;
+    return kept;
+  };
+  const dAll = whole(dO, width, new Float32Array(begin * width));
+  return [
+    close(`${title(shape)}, a beginning shared`, got.y, without(attentionOf(all, shape, spans), width, false), roundingOf(storage)),
+    close(`${title(shape)}, a beginning shared: gradient`, got.inputs[0], without(attentionGradOf(all, shape, spans, dAll), cols, true), roundingOf(storage)),
   ];
 }
 

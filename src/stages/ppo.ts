@@ -91,7 +91,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   // How long responses will be is not known: memory is planned, and taken, for full length.
   const upcoming = Array.from({ length: Math.min(iterations, 4) }, (_, iteration) =>
     Array.from({ length: Math.min(settings.batchSize, total - iteration * settings.batchSize) }, (_, i) =>
-      fullRow(prompts.rows[promptOrder.at(iteration * settings.batchSize + i).item].ids, settings.maxNewTokens)));
+      fullRow(prompts.rows[promptOrder.at(iteration * settings.batchSize + i).item].ids, settings.maxNewTokens, i)));
   const minibatches = upcoming.flatMap((rows) => Array.from({ length: Math.ceil(rows.length / settings.minibatchSize) }, (_, i) =>
     rows.slice(i * settings.minibatchSize, (i + 1) * settings.minibatchSize)));
   const passesOf = ({ compared, update }: ReturnType<typeof work>, scorer: Scorer | undefined, budget: number): Upcoming[] => [
@@ -234,9 +234,9 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
   await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));
 }
 
-/** The row of a prompt's ids and a response of full length. */
-const fullRow = (prompt: Int32Array, length: number) => ({
-  ids: new Int32Array(prompt.length + length),
+/** The row of a prompt and a response of full length, whatever they are: it begins as no other does, so that planned passes share nothing. */
+const fullRow = (prompt: Int32Array, length: number, i: number) => ({
+  ids: new Int32Array(prompt.length + length).fill(i),
   at: Array.from({ length }, (_, i) => prompt.length + i - 1),
 });
 

@@ -47,7 +47,8 @@ export async function openSelection(settings: SftSettings, model: Model, tokeniz
   checkReader('--select-by-reward', reward, model, length);
   const requests = prompts.map((ids, row) => ({ prompt: ids, row, sample: 0, maxNewTokens: settings.maxNewTokens }));
   const draw = { temperature: 1, topK: 0, topP: 1, seed: settings.seed, iteration: 0 };
-  const longest = (ids: Int32Array): Int32Array => new Int32Array(Math.min(length, ids.length + settings.maxNewTokens));
+  // Whatever is answered: each row begins as no other does, so that planned passes share nothing.
+  const longest = (ids: Int32Array, i: number): Int32Array => new Int32Array(Math.min(length, ids.length + settings.maxNewTokens)).fill(i);
   return {
     work: (passTokens) => ({
       generator: new Generator(model.decoder, { slots: Math.min(SLOTS, prompts.length), length, ends: [...tokenizer.eosIds] }),
