@@ -38,8 +38,9 @@ export class FolderLock {
         writeNew(path, own);
         return new FolderLock(path);
       } catch (error) {
-        // Another process was faster; it says so itself the next time.
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || tries === 9) throw outputError(error, path);
+        // Another process was faster, to put its own there or to take away what was left; it says so itself the next time.
+        const { code } = error as NodeJS.ErrnoException;
+        if (code !== 'EEXIST' && !(code === 'ENOENT' && left !== undefined) || tries === 9) throw outputError(error, path);
       }
     }
   }
