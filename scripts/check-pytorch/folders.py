@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 torch.set_num_threads(1)
 DTYPE = getattr(torch, os.environ.get('CHECK_DTYPE', 'float32'))
-CLI = os.environ.get('RLHF', 'node build/cli.js').split()
+CLI = os.environ.get('RLHF', 'node dist/cli.js').split()
 
 
 # What make_golden.py keeps: for each run of the program its arguments, and what PyTorch found for it.

@@ -1,6 +1,6 @@
 """Writes test/fixtures/cli_golden: two tiny models, data, and what PyTorch computes for the test's commands.
 
-    RLHF='node build/cli.js' python scripts/check-pytorch/make_golden.py PROSE.jsonl.gz DEMONSTRATIONS.jsonl.gz OUT_DIR
+    RLHF='node dist/cli.js' python scripts/check-pytorch/make_golden.py PROSE.jsonl.gz DEMONSTRATIONS.jsonl.gz OUT_DIR
 
 The models are trained by the program itself, which only decides where the comparison starts. Paths in the commands are
 relative to the folder, so RLHF must name the program by an absolute path.
