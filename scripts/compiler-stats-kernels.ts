@@ -12,7 +12,7 @@ import { persistent, type Storage } from '../src/gpu/tensor.ts';
 import type { PackRow } from '../src/model/batch.ts';
 import type { Head, ModelConfig } from '../src/model/config.ts';
 import { Decoder } from '../src/model/decoder.ts';
-import { Generator } from '../src/model/generate.ts';
+import { Generator } from '../src/model/generator.ts';
 import type { Model } from '../src/model/load.ts';
 import { likelihood, Passes, prepare } from '../src/model/passes.ts';
 import { Weights } from '../src/model/weights.ts';

@@ -2,26 +2,13 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync, stat
 import { join } from 'node:path';
 import { removeWhole } from './files/atomic.ts';
 import { FolderLock } from './files/lock.ts';
+import { isModelFile, isWeightsFile } from './files/model_files.ts';
 
-/** What makes a folder one that must not be written over unasked. */
-const modelFiles = [
-  'config.json',
-  'model.safetensors',
-  'model.safetensors.index.json',
-  'adapter_config.json',
-  'adapter_model.safetensors',
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'generation_config.json',
-  'special_tokens_map.json',
-  'chat_template.jinja',
-];
-const isWeights = (name: string): boolean => /^(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors$/.test(name);
 /** Of a model's weights, what is put in place last. */
 const WHOLE = ['model.safetensors', 'model.safetensors.index.json', 'adapter_model.safetensors'];
 export const ownFolders = ['checkpoints', 'rollouts', 'raw', 'value'];
 export const isOwn = (name: string): boolean =>
-  name === 'rlhf.json' || name === 'metrics.jsonl' || ownFolders.includes(name) || modelFiles.includes(name) || isWeights(name);
+  name === 'rlhf.json' || name === 'metrics.jsonl' || ownFolders.includes(name) || isModelFile(name);
 
 /** Where --overwrite keeps the older run until the new one has a checkpoint or its model; under the second name while it moves. */
 export const REPLACED = 'replaced-run';
@@ -35,7 +22,7 @@ export function contents(path: string): { model: boolean; checkpoints: boolean }
   const checkpoints = join(path, 'checkpoints');
   const inside = existsSync(checkpoints) && statSync(checkpoints).isDirectory() ? readdirSync(checkpoints) : [];
   return {
-    model: names.some((name) => name === 'config.json' || name.startsWith('adapter_') || isWeights(name)),
+    model: names.some((name) => name === 'config.json' || name.startsWith('adapter_') || isWeightsFile(name)),
     checkpoints: inside.some((name) => !name.startsWith('.') && !/\.tmp-/.test(name)),
   };
 }
@@ -46,9 +33,13 @@ export const hasResult = (path: string): boolean => contents(path).checkpoints |
 /** Moves what runs write, and nothing else, aside: the folder may hold other files. Killed in between, all comes back. */
 export function setAside(path: string): void {
   removeWhole(join(path, REPLACED));
-  mkdirSync(join(path, MOVING));
-  for (const name of readdirSync(path).filter(isOwn)) renameSync(join(path, name), join(path, MOVING, name));
+  moveOwn(path, MOVING);
   renameSync(join(path, MOVING), join(path, REPLACED));
+}
+
+function moveOwn(path: string, into: string): void {
+  mkdirSync(join(path, into));
+  for (const name of readdirSync(path).filter(isOwn)) renameSync(join(path, name), join(path, into, name));
 }
 
 /** Removes the run that was set aside, and what a failed attempt to replace it left. */
@@ -76,12 +67,8 @@ export function removeFailed(path: string): void {
 export function putBack(path: string): boolean {
   if (!existsSync(join(path, REPLACED)) || hasResult(path)) return false;
   removeWhole(join(path, FAILED));
-  if ((statSync(join(path, 'metrics.jsonl'), { throwIfNoEntry: false })?.size ?? 0) > 0) {
-    mkdirSync(join(path, FAILED));
-    for (const name of readdirSync(path).filter(isOwn)) renameSync(join(path, name), join(path, FAILED, name));
-  } else {
-    for (const name of readdirSync(path).filter(isOwn)) rmSync(join(path, name), { recursive: true });
-  }
+  moveOwn(path, FAILED);
+  if ((statSync(join(path, FAILED, 'metrics.jsonl'), { throwIfNoEntry: false })?.size ?? 0) === 0) removeWhole(join(path, FAILED));
   renameSync(join(path, REPLACED), join(path, MOVING));
   finishPuttingBack(path);
   return true;

@@ -5,7 +5,8 @@ import { join, normalize, relative, resolve, sep } from 'node:path';
 import { UsageError } from './errors.ts';
 import { clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
 import { checkUnlocked, FolderLock } from './files/lock.ts';
-import { modelHashes, tokenizerHashes, withBases } from './files/model_hashes.ts';
+import { withBases } from './files/adapter.ts';
+import { modelHashes, tokenizerHashes } from './files/model_hashes.ts';
 import { MetricsLog } from './metrics_log.ts';
 import { show } from './option_values.ts';
 import { contents, dropReplaced, finishPuttingBack, hasResult, isOwn, MOVING, ownFolders, putBack, putBackLocked, removeFailed, REPLACED, setAside } from './run_files.ts';
@@ -248,14 +249,14 @@ const READ_MODELS = ['model', 'policy', 'reward', 'reference', 'value', 'select-
 /** Hashes of the models that a run's settings name; a model that several options name is read once. */
 export async function modelsRead(settings: object): Promise<ModelHashes> {
   const named = namedSettings(settings);
-  const known = new Map<string, Promise<Record<string, string>>>();
+  const known = new Map<string, Record<string, string>>();
   const hashes: ModelHashes = {};
   for (const option of READ_MODELS) {
     const dir = named[option];
     if (typeof dir !== 'string' || dir.startsWith('cmd:')) continue;
     const path = resolve(dir);
-    if (!known.has(path)) known.set(path, modelHashes(dir));
-    hashes[option] = await known.get(path)!;
+    hashes[option] = known.get(path) ?? await modelHashes(dir);
+    known.set(path, hashes[option]);
   }
   const { tokenizer } = named;
   if (typeof tokenizer === 'string') hashes.tokenizer = await tokenizerHashes(tokenizer);
@@ -270,7 +271,7 @@ function refuseOwnInput(settings: RunFolderOptions['settings']): void {
   const named = namedSettings(settings);
   for (const option of [...READ_MODELS, ...READ_FILES]) {
     const given = [named[option]].flat().filter((read) => typeof read === 'string' && read !== '-' && existsSync(read)) as string[];
-    for (const read of READ_MODELS.includes(option) ? given.flatMap(withBases) : given) {
+    for (const read of READ_MODELS.includes(option) ? given.flatMap((dir) => [...withBases(dir)].filter((at) => existsSync(at))) : given) {
       const [first] = relative(out, realpathSync(read)).split(sep);
       if (first !== '' && first !== REPLACED && first !== MOVING && !isOwn(first!)) continue;
       throw new UsageError(`--out: ${show(settings.out)} holds what --${option} names, which --overwrite would remove`, 'choose another --out');

@@ -3,7 +3,7 @@ import { UsageError } from '../errors.ts';
 import { arenaBytes, stage, type Storage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { Generator, type Request } from '../model/generate.ts';
+import { Generator, type Request } from '../model/generator.ts';
 import { loadModel, type Model } from '../model/load.ts';
 import type { BenchSettings } from '../options.ts';
 import { LikelihoodTraining } from '../stages/likelihood_training.ts';

@@ -1,5 +1,5 @@
 import type { Storage } from '../gpu/tensor.ts';
-import { Generator } from '../model/generate.ts';
+import { Generator } from '../model/generator.ts';
 import { Passes } from '../model/passes.ts';
 import { Scorer } from '../stages/judge.ts';
 import { compare, rollOut } from '../stages/ppo_episodes.ts';

@@ -20,8 +20,10 @@ export const pretrain = command<PretrainSettings>({
     if (settings.model !== undefined) return;
     const { vocabSize, ...shape } = newModelDefaults;
     const { arch, width, heads } = Object.assign(settings, { ...shape, ...given(settings) }) as NewModelSettings;
-    if (settings.tokenizer === undefined) settings.vocabSize ??= vocabSize;
-    if (settings.tokenizer === undefined) settings.tokenizerData ??= settings.data;
+    if (settings.tokenizer === undefined) {
+      settings.vocabSize ??= vocabSize;
+      settings.tokenizerData ??= settings.data;
+    }
     settings.kvHeads ??= heads;
     // The SwiGLU block has three matrices where GPT-2's has two: 8/3 of the width, a multiple of 4, keeps the
     // parameters equal.

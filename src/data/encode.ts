@@ -29,6 +29,16 @@ export function encodePrompt(tokenizer: Tokenizer, prompt: Prompt): Int32Array {
 }
 
 /**
+ * The ids of a prompt that leaves room for an answer in the context; with `truncate` what is longer loses its beginning, so that there is room
+ * for `maxNewTokens`. Throws RowTooLong where it does not fit.
+ */
+export function withRoom(ids: Int32Array, context: number, { truncate, maxNewTokens }: { truncate: boolean; maxNewTokens: number }): Int32Array {
+  if (ids.length < context) return ids;
+  if (!truncate) throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${context} leaves no room for an answer`);
+  return ids.slice(ids.length - Math.max(1, context - maxNewTokens)); // the end of a prompt matters most
+}
+
+/**
  * Prompt, completion and EOS of each completion, tokenised by themselves; no EOS after a completion that was cut off (`length`). All
  * completions follow the same prompt, and `promptIds` is what is left of it.
  */

@@ -270,22 +270,26 @@ export function addUpdate(values: Float32Array, from: number, planned: PlannedTe
 }
 
 /** Where an adapter's or model's tokenizer lies: in its folder, or in its base's. */
-export const tokenizerFolder = (dir: string): string => below(dir, (at) => !existsSync(join(at, 'tokenizer.json')));
+export function tokenizerFolder(dir: string): string {
+  let last = dir;
+  for (last of withBases(dir)) if (existsSync(join(last, 'tokenizer.json'))) break;
+  return last;
+}
 
 /** Rows of a model's embedding as config.json has them, of an adapter's base; undefined where it does not say. */
 export function embeddingRows(dir: string): number | undefined {
-  const path = join(below(dir, () => true), 'config.json');
+  const path = join([...withBases(dir)].at(-1)!, 'config.json');
   const rows = existsSync(path) ? readJsonObject(path)['vocab_size'] : undefined;
   return typeof rows === 'number' ? rows : undefined;
 }
 
-/** The first folder that is no adapter, or that does not ask to look further, from an adapter to its base. */
-function below(dir: string, further: (at: string) => boolean): string {
+/** A model's folder; of an adapter then the model that it stands on, and so on, whether they are there or not. */
+export function* withBases(dir: string): Generator<string> {
+  yield dir;
   let at = dir;
-  for (let depth = 0; depth < MAX_CHAIN && isAdapterFolder(at) && further(at); depth++) {
+  for (let depth = 0; depth < MAX_CHAIN && isAdapterFolder(at); depth++) {
     const adapter = openAdapter(at);
-    at = adapter.base;
     adapter.close();
+    yield (at = adapter.base);
   }
-  return at;
 }

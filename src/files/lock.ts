@@ -126,10 +126,13 @@ function parsed(text: string): Holder | undefined {
 /** Removes a lock that nobody holds, unless another process has put its own there since. */
 function removeLeft(path: string, left: string): void {
   const aside = asideName(path, 'tmp');
-  renameSync(path, aside);
-  if (readFileSync(aside, 'utf8') === left) rmSync(aside);
-  else renameSync(aside, path);
-  releaseAside(aside);
+  try {
+    renameSync(path, aside);
+    if (readFileSync(aside, 'utf8') === left) rmSync(aside);
+    else renameSync(aside, path);
+  } finally {
+    releaseAside(aside);
+  }
 }
 
 const inUse = (folder: string, by: string): UsageError => new UsageError(`--out: ${by} is working in ${folder}`,

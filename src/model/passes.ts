@@ -55,11 +55,10 @@ export class Passes<Extra = unknown> {
     private readonly progress?: (done: number, all: number) => void) {}
 
   /** Makes the input tensors that those of all batches of these shapes lie within; to be called before the first pass. */
-  hold(shapes: readonly BatchShape[]): this {
+  hold(shapes: readonly BatchShape[]): void {
     const most = (key: keyof BatchShape): number => Math.max(...shapes.map((shape) => shape[key]));
     const { decoder, options } = this;
     this.inputs ??= new BatchTensors({ tokens: most('tokens'), picks: most('picks'), rows: most('rows') }, decoder.config, options.training ?? false);
-    return this;
   }
 
   /** The pass for a shape: recorded, compiled and ready to run. */

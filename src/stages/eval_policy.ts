@@ -1,10 +1,11 @@
 import type { RunContext } from '../context.ts';
-import { collectRows, RowTooLong } from '../data/collect.ts';
-import { encodeCompletions, encodePrompt } from '../data/encode.ts';
+import { collectRows } from '../data/collect.ts';
+import { encodeCompletions, encodePrompt, withRoom } from '../data/encode.ts';
 import { asPrompt, type Prompt } from '../data/rows.ts';
 import { Interrupted } from '../errors.ts';
 import type { SamplerSettings } from '../gpu/ops/sampler.ts';
-import { generate, type Response } from '../model/generate.ts';
+import { generate } from '../model/generate.ts';
+import type { Response } from '../model/generator.ts';
 import { checkReader, loadModel, type Model } from '../model/load.ts';
 import type { EvalSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
@@ -33,10 +34,7 @@ export async function evaluatePolicy(settings: EvalSettings, tokenizer: Tokenize
   const room = Math.min(policy.config.context, baseline?.config.context ?? Infinity, reward?.model?.config.context ?? Infinity);
   const { rows } = await collectRows(settings.data, (value): PromptRow => {
     const prompt = asPrompt(value);
-    const ids = encodePrompt(tokenizer, prompt);
-    if (ids.length < room) return { prompt, ids };
-    if (settings.truncate) return { prompt, ids: ids.slice(ids.length - Math.max(1, room - settings.maxNewTokens)) };
-    throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${room} leaves no room for an answer`);
+    return { prompt, ids: withRoom(encodePrompt(tokenizer, prompt), room, settings) };
   }, rowPolicy(settings, context));
   if (settings.dryRun) return { prompts: rows.length, parameters: policy.weights.count };
 

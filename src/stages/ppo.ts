@@ -6,7 +6,7 @@ import { encodePrompt } from '../data/encode.ts';
 import { asPrompt } from '../data/rows.ts';
 import { Interrupted, RunError, UsageError } from '../errors.ts';
 import { upload } from '../gpu/tensor.ts';
-import { Generator } from '../model/generate.ts';
+import { Generator } from '../model/generator.ts';
 import { checkReader, loadModel, loadTokenizer, onSameWeights, type Model } from '../model/load.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';

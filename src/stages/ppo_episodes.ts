@@ -1,7 +1,7 @@
 import { stage, type Staged } from '../gpu/tensor.ts';
 import { packRows } from '../model/batch.ts';
 import type { ModelConfig } from '../model/config.ts';
-import type { Generator } from '../model/generate.ts';
+import type { Generator } from '../model/generator.ts';
 import type { Passes } from '../model/passes.ts';
 import type { Prompt } from '../data/rows.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';

@@ -18,7 +18,7 @@ import type { RmSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
-import { readingTokens, tokensOf as packedTokens } from '../train/micro_batches.ts';
+import { inPasses, readingTokens, tokensOf as packedTokens } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
@@ -82,7 +82,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     return { totals, dropoutState, passes, optimizer: new Optimizer('adam', trained.parameters, settings), scorer };
   };
   function* parts(tokens: number): Generator<PackRow[]> {
-    for (const batch of plannedBatches(order, batchOf)) for (const part of promptBatches(batch, tokens)) yield rowsOf(part);
+    for (const batch of plannedBatches(order, batchOf)) for (const { rows } of promptBatches(batch, tokens)) yield rows;
   }
   const chosen = choosePasses(settings, [model.decoder], (tokens) => planMemory(() => work(tokens),
     ({ passes, optimizer, scorer }) => {
@@ -114,8 +114,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
       const batch = batchOf(step);
       const scored = batch.filter(hasStrictPair).length;
       const reads: Staged[] = [];
-      for (const part of promptBatches(batch, budget)) {
-        const rows = rowsOf(part);
+      for (const { part, rows } of promptBatches(batch, budget)) {
         const pass = await passes.run(packRows(rows, config), ({ extra }) => feedRankings(extra, part, 1 / Math.max(1, scored)));
         reads.push(stage(pass.scores));
         counts.push(part.reduce((sum, { responses }) => sum + responses.length, 0));
@@ -202,28 +201,19 @@ function levels(ranks: readonly number[]): number[] {
 }
 
 /** A row for each response, with what a prompt's responses begin with computed once. */
-const rowsOf = (part: readonly EncodedRanking[]): PackRow[] =>
-  part.flatMap((r) => shareBeginnings(r.responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) }))));
+const rowsOf = ({ responses }: EncodedRanking): PackRow[] =>
+  shareBeginnings(responses.map((ids): PackRow => ({ ids, at: [ids.length - 1], key: keyOf(ids) })));
 
 const tokensOf = ({ responses }: EncodedRanking): number => responses.reduce((sum, ids) => sum + ids.length, 0);
 
 /** A number that stands for a row's content, so that dropout masks follow the row and not its place in a batch. */
 const keyOf = (ids: Int32Array): number => ids.reduce((hash, id) => Math.imul(hash ^ id, 0x01000193) >>> 0, 0x811c9dc5);
 
-/** Whole prompts in passes of at most `budget` tokens: a prompt's pairs are never split. */
-function promptBatches(batch: readonly EncodedRanking[], budget: number): EncodedRanking[][] {
-  const parts: EncodedRanking[][] = [];
-  let tokens = Infinity;
-  for (const ranking of batch) {
-    const own = packedTokens(rowsOf([ranking]));
-    if (tokens + own > budget) {
-      parts.push([]);
-      tokens = 0;
-    }
-    parts.at(-1)!.push(ranking);
-    tokens += own;
-  }
-  return parts;
+/** Whole prompts, each with its rows, in passes of at most `budget` tokens: a prompt's pairs are never split. */
+function promptBatches(batch: readonly EncodedRanking[], budget: number): { part: EncodedRanking[]; rows: PackRow[] }[] {
+  const prompts = batch.map((ranking) => ({ ranking, rows: rowsOf(ranking) }));
+  return [...inPasses(prompts, ({ rows }) => packedTokens(rows), budget)].map((part) =>
+    ({ part: part.map(({ ranking }) => ranking), rows: part.flatMap(({ rows }) => rows) }));
 }
 
 /** At most k of a prompt's responses: a seeded draw an epoch, in their own order. */

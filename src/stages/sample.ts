@@ -1,13 +1,14 @@
 import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { patienceWith } from '../data/arrivals.ts';
-import { RowTooLong, streamRows } from '../data/collect.ts';
-import { encodePrompt } from '../data/encode.ts';
+import { streamRows } from '../data/collect.ts';
+import { encodePrompt, withRoom } from '../data/encode.ts';
 import type { Row } from '../data/jsonl.ts';
 import { withFields } from '../data/output_row.ts';
 import { asPrompt } from '../data/rows.ts';
 import { Interrupted } from '../errors.ts';
-import { generate, type Request, type Response } from '../model/generate.ts';
+import { generate } from '../model/generate.ts';
+import type { Request, Response } from '../model/generator.ts';
 import { loadModel, loadTokenizer } from '../model/load.ts';
 import type { SampleSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
@@ -28,12 +29,7 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
   const { index, count } = settings.shard;
   const waiting: { row: Row; number: number; responses: (Response | undefined)[]; left: number }[] = [];
   const entries = new Map<number, (typeof waiting)[number]>();
-  const read = streamRows(settings.data, (value) => {
-    const ids = encodePrompt(tokenizer, asPrompt(value));
-    if (ids.length < config.context) return ids;
-    if (!settings.truncate) throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${config.context} leaves no room for an answer`);
-    return ids.slice(ids.length - Math.max(1, config.context - settings.maxNewTokens)); // the end of a prompt matters most
-  }, { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
+  const read = streamRows(settings.data, (value) => withRoom(encodePrompt(tokenizer, asPrompt(value)), config.context, settings), { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
 
   // A bad row is an error only after the rows before it have been answered and written.
   let failure: unknown;

@@ -1,8 +1,8 @@
 import type { RunContext } from '../context.ts';
-import { collectRows, RowError, RowTooLong } from '../data/collect.ts';
-import { encodePrompt } from '../data/encode.ts';
+import { collectRows, RowError } from '../data/collect.ts';
+import { encodePrompt, withRoom } from '../data/encode.ts';
 import { asDemonstration, type Prompt } from '../data/rows.ts';
-import { Generator } from '../model/generate.ts';
+import { Generator } from '../model/generator.ts';
 import { checkReader, loadModel, type Model } from '../model/load.ts';
 import { prepare } from '../model/passes.ts';
 import type { SftSettings } from '../options.ts';
@@ -38,10 +38,7 @@ export async function openSelection(settings: SftSettings, model: Model, tokeniz
     const row = asDemonstration(value);
     if (row.kind === 'text') throw new RowError('a text has no prompt to answer, which --select-by-reward needs');
     const prompt: Prompt = row.kind === 'pair' ? row.prompt : row.messages.slice(0, -1);
-    const ids = encodePrompt(tokenizer, prompt);
-    if (ids.length < model.config.context) return ids;
-    if (settings.truncate) return ids.slice(ids.length - Math.max(1, model.config.context - settings.maxNewTokens));
-    throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${model.config.context} leaves no room for an answer`);
+    return withRoom(encodePrompt(tokenizer, prompt), model.config.context, settings);
   }, { skipBadRows: settings.skipBadRows, skipLong: true, warn: (line) => context.warn(line) });
   const length = Math.min(model.config.context, Math.max(...prompts.map((ids) => ids.length)) + settings.maxNewTokens);
   checkReader('--select-by-reward', reward, model, length);

@@ -5,21 +5,26 @@ import { shareBeginnings } from '../model/shared_beginnings.ts';
 /** Tokens in one forward and backward pass where --micro-batch-tokens does not say. */
 export const defaultMicroBatchTokens = (): number => (gpu().software ? 2048 : 16384);
 
-/** Splits rows in their order into passes of at most `budget` tokens (a longer row goes alone), as they come. */
-export function* microBatches<Row extends PackRow>(rows: Iterable<Row>, budget: number): Generator<Row[]> {
-  let part: Row[] = [];
+/** Splits things in their order into passes of at most `budget` tokens (a larger one goes alone), as they come. */
+export function* inPasses<T>(things: Iterable<T>, size: (thing: T) => number, budget: number): Generator<T[]> {
+  let part: T[] = [];
   let tokens = 0;
-  for (const row of rows) {
-    if (part.length > 0 && tokens + row.ids.length > budget) {
+  for (const thing of things) {
+    const own = size(thing);
+    if (part.length > 0 && tokens + own > budget) {
       yield part;
       part = [];
       tokens = 0;
     }
-    part.push(row);
-    tokens += row.ids.length;
+    part.push(thing);
+    tokens += own;
   }
   if (part.length > 0) yield part;
 }
+
+/** Splits rows in their order into passes of at most `budget` tokens (a longer row goes alone), as they come. */
+export const microBatches = <Row extends PackRow>(rows: Iterable<Row>, budget: number): Generator<Row[]> =>
+  inPasses(rows, ({ ids }) => ids.length, budget);
 
 /** Tokens that are looked at for beginnings to share, in passes. */
 const WINDOW = 8;
@@ -27,18 +32,7 @@ const WINDOW = 8;
 /** As microBatches, with what neighbours begin with computed once (see shareBeginnings) in each pass. */
 export function* sharedBatches(rows: Iterable<PackRow>, budget: number): Generator<PackRow[]> {
   for (const window of microBatches(rows, WINDOW * budget)) {
-    let part: PackRow[] = [];
-    let tokens = 0;
-    for (const unit of unitsOf(shareBeginnings(window), budget)) {
-      if (part.length > 0 && tokens + tokensOf(unit) > budget) {
-        yield part;
-        part = [];
-        tokens = 0;
-      }
-      part.push(...unit);
-      tokens += tokensOf(unit);
-    }
-    if (part.length > 0) yield part;
+    for (const part of inPasses(unitsOf(shareBeginnings(window), budget), tokensOf, budget)) yield part.flat();
   }
 }
 
