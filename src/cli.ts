@@ -105,6 +105,7 @@ function print(line: string): Promise<void> {
 
 /** First Ctrl-C: ask the stage to save and stop. Second: stop now. */
 function interrupt(): void {
+  if (hungUp && interrupts > 0) return; // a second signal of the same farewell, in whichever order, is no second Ctrl-C
   if (++interrupts > 1) {
     if (trains) process.stderr.write('stopped at once, without a checkpoint of this step\n');
     process.exit(130);
@@ -125,7 +126,7 @@ function interrupt(): void {
 function hangUp(): void {
   if (!process.stderr.isTTY || hungUp) return;
   hungUp = true;
-  if (interrupts === 0) interrupt(); // a second signal of the same farewell is no second Ctrl-C
+  interrupt();
 }
 
 /** Tells what went wrong, and exits with the code of its kind. */

@@ -170,7 +170,7 @@ const terminals = process.platform === 'linux' && spawnSync('script', ['--versio
   `);
   assert.match(await told('', /checkpoint saved/), /ready\n[^]*with a checkpoint[^]*checkpoint saved\n$/);
   // A farewell may come as several signals: none of them is a second Ctrl-C.
-  for (const signals of [['SIGHUP', 'SIGHUP'], ['SIGTERM', 'SIGHUP']] as NodeJS.Signals[][]) {
+  for (const signals of [['SIGHUP', 'SIGHUP'], ['SIGTERM', 'SIGHUP'], ['SIGHUP', 'SIGTERM']] as NodeJS.Signals[][]) {
     assert.match(await told('', /checkpoint saved/, signals), /checkpoint saved\n$/);
   }
   assert.match(await told('2>/dev/null', /still there/), /^ready\nstill there\n$/);
