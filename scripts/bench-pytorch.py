@@ -3,6 +3,8 @@
     python scripts/bench-pytorch.py [--device cuda] [--steps 10] [--tf32] [NAME...] > pytorch.jsonl
     rlhf bench --against pytorch.jsonl          # `ratio`: how many times as fast as PyTorch
 
+Kernels take sizes of their own, as there: gemm_nn:1000x300x200, attention_forward:2x2048x9x64x3.
+
 float32 throughout (matrix products in TF32 only with --tf32); eager mode with scaled_dot_product_attention and fused
 AdamW where the device has it. Needs torch alone: models, decoding with a key-value cache and PPO are written out below.
 """
@@ -144,56 +146,77 @@ def generate(model, prompts, new_tokens, device):
     return torch.cat(drawn, 1)
 
 
-def gemm_cases(device, large):
-    sizes = [(2048, 512, 128), (4096, 512, 512), (512, 64, 64), (512, 1024, 64), (1000, 43, 172), (64, 384, 128)]
-    if large:
-        sizes += [(4096, 4096, 4096), (8192, 3072, 768), (8192, 768, 3072)]
-    for mode in ('nn', 'nt', 'tn'):
-        for M, N, K in sizes:
-            def prepare(mode=mode, M=M, N=N, K=K):
-                a = torch.rand(K, M, device=device).T if mode == 'tn' else torch.rand(M, K, device=device)
-                b = torch.rand(N, K, device=device).T if mode == 'nt' else torch.rand(K, N, device=device)
-                c = torch.empty(M, N, device=device)
-                flops = 2 * M * N * K
-                return (lambda: torch.mm(a, b, out=c)), dict(flops=flops, bytes=4 * (M * K + N * K + M * N), repeatable=True)
-            yield f'gemm_{mode}', dict(M=M, N=N, K=K), prepare
+def gemm(mode):
+    def prepare(device, M, N, K):
+        a = torch.rand(K, M, device=device).T if mode == 'tn' else torch.rand(M, K, device=device)
+        b = torch.rand(N, K, device=device).T if mode == 'nt' else torch.rand(K, N, device=device)
+        c = torch.empty(M, N, device=device)
+        return (lambda: torch.mm(a, b, out=c)), dict(flops=2 * M * N * K, bytes=4 * (M * K + N * K + M * N), repeatable=True)
+    return prepare
 
 
-def attention_cases(device, large):
-    sizes = [(16, 128, 4, 32), (32, 64, 4, 32)] + ([(8, 1024, 12, 64), (2, 4096, 12, 64)] if large else [])
-    for backward in (False, True):
-        for rows, T, heads, dim in sizes:
-            def prepare(backward=backward, rows=rows, T=T, heads=heads, dim=dim):
-                q, k, v = (torch.rand(rows, heads, T, dim, device=device, requires_grad=backward) for _ in range(3))
-                dO = torch.rand(rows, heads, T, dim, device=device)
-                flops = rows * heads * T * T * dim * 2 * (2.5 if backward else 1)
-                if not backward:
-                    return (lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)), dict(flops=flops, tokens=rows * T, repeatable=True)
-                o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-                return (lambda: torch.autograd.grad(o, (q, k, v), dO, retain_graph=True)), dict(flops=flops, tokens=rows * T, repeatable=True)
-            yield 'attention_backward' if backward else 'attention_forward', dict(rows=rows, T=T, heads=heads, headDim=dim), prepare
+def attention(backward):
+    def prepare(device, rows, T, heads, dim, kv_heads=None):
+        grouped = dict(enable_gqa=True) if kv_heads else {}
+        q, k, v = (torch.rand(rows, n, T, dim, device=device, requires_grad=backward) for n in (heads, kv_heads or heads, kv_heads or heads))
+        dO = torch.rand(rows, heads, T, dim, device=device)
+        forward = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
+        counts = dict(flops=rows * heads * T * T * dim * 2 * (2.5 if backward else 1), tokens=rows * T, repeatable=True)
+        if not backward:
+            return forward, counts
+        o = forward()
+        return (lambda: torch.autograd.grad(o, (q, k, v), dO, retain_graph=True)), counts
+    return prepare
 
 
-def other_cases(device, large):
-    def cross_entropy(M, C, V):
-        h, w = (torch.rand(n, C, device=device, requires_grad=True) for n in (M, V))
-        targets = torch.zeros(M, dtype=torch.long, device=device)
-        return (lambda: torch.autograd.grad(F.cross_entropy(h @ w.T, targets), (h, w))), dict(flops=6 * M * C * V, tokens=M, repeatable=True)
+def cross_entropy(device, M, C, V):
+    h, w = (torch.rand(n, C, device=device, requires_grad=True) for n in (M, V))
+    targets = torch.zeros(M, dtype=torch.long, device=device)
+    return (lambda: torch.autograd.grad(F.cross_entropy(h @ w.T, targets), (h, w))), dict(flops=6 * M * C * V, tokens=M, repeatable=True)
 
-    def adamw(n):
-        p = nn.Parameter(torch.rand(n, device=device))
-        p.grad = torch.rand(n, device=device)
-        opt = optimiser([p])
 
-        def run():
-            nn.utils.clip_grad_norm_([p], 1.0)
-            opt.step()
-        return run, dict(bytes=4 * 8 * n, repeatable=True)
+def adamw(device, n):
+    p = nn.Parameter(torch.rand(n, device=device))
+    p.grad = torch.rand(n, device=device)
+    opt = optimiser([p])
 
-    for M, C, V in [(2048, 128, 1024)] + ([(8192, 768, 50257)] if large else []):
-        yield 'cross_entropy', dict(M=M, C=C, V=V), lambda M=M, C=C, V=V: cross_entropy(M, C, V)
-    for n in [2**20] + ([2**27] if large else []):
-        yield 'adamw', dict(parameters=n), lambda n=n: adamw(n)
+    def run():
+        nn.utils.clip_grad_norm_([p], 1.0)
+        opt.step()
+    return run, dict(bytes=4 * 8 * n, repeatable=True)
+
+
+GEMMS = ('M', 'N', 'K'), [(2048, 512, 128), (4096, 512, 512), (512, 64, 64), (512, 1024, 64), (1000, 43, 172), (64, 384, 128)], [
+    (4096, 4096, 4096), (8192, 3072, 768), (8192, 768, 3072)]
+ATTENTIONS = ('rows', 'T', 'heads', 'headDim', 'kvHeads'), [(16, 128, 4, 32), (32, 64, 4, 32)], [(8, 1024, 12, 64), (2, 4096, 12, 64)]
+# Of each kernel: how it is prepared, what the numbers of a size are called, sizes, and sizes for GPUs.
+KERNELS = {
+    **{f'gemm_{mode}': (gemm(mode), *GEMMS) for mode in ('nn', 'nt', 'tn')},
+    'attention_forward': (attention(False), *ATTENTIONS),
+    'attention_backward': (attention(True), *ATTENTIONS),
+    'cross_entropy': (cross_entropy, ('M', 'C', 'V'), [(2048, 128, 1024)], [(8192, 768, 50257)]),
+    'adamw': (adamw, ('parameters',), [(2**20,)], [(2**27,)]),
+}
+
+
+def kernel_case(name, size, device):
+    prepare, words, _, _ = KERNELS[name]
+    least = len(words) - (words[-1] == 'kvHeads')
+    if not least <= len(size) <= len(words):
+        sys.exit(f'{name} has no size of {len(size)} numbers: {"x".join(words)}')
+    return name, dict(zip(words, size)), lambda: prepare(device, *size)
+
+
+def kernel_cases(device, large):
+    return [kernel_case(name, size, device) for name, (_, _, small, more) in KERNELS.items() for size in small + (more if large else [])]
+
+
+def sized_cases(text, device):
+    name, _, size = text.partition(':')
+    found = [kernel for kernel in KERNELS if kernel == name or kernel.startswith(f'{name}_')]
+    if not found or not all(n.isdecimal() and int(n) for n in size.split('x')):
+        sys.exit(f'{text}: not a size of one of {", ".join(KERNELS)}')
+    return [kernel_case(kernel, tuple(map(int, size.split('x'))), device) for kernel in found]
 
 
 def model_cases(device, large):
@@ -322,15 +345,15 @@ def main():
     device = torch.device(args.device)
     large = device.type == 'cuda'
     adapter = torch.cuda.get_device_name(device) if large else f'CPU, {torch.get_num_threads()} threads'
-    cases = [case for group in (gemm_cases, attention_cases, other_cases, model_cases) for case in group(device, large)]
-    fits = lambda name: not args.names or any(name == n or name.startswith(f'{n}_') for n in args.names)
-    unknown = [n for n in args.names if not any(name == n or name.startswith(f'{n}_') for name, *_ in cases)]
-    if unknown:
-        sys.exit(f'there is no {unknown[0]}; there are {", ".join(dict.fromkeys(name for name, *_ in cases))}')
+    every = [*kernel_cases(device, large), *model_cases(device, large)]
+    cases = [] if args.names else every
+    for wanted in args.names:
+        found = sized_cases(wanted, device) if ':' in wanted else [case for case in every if case[0] == wanted or case[0].startswith(f'{wanted}_')]
+        if not found:
+            sys.exit(f'there is no {wanted}; there are {", ".join(dict.fromkeys(name for name, *_ in every))}')
+        cases += found
     print(f'PyTorch {torch.__version__}, {adapter}', file=sys.stderr)
     for name, shape, prepare in cases:
-        if not fits(name):
-            continue
         line = measure(name, shape, prepare, args.steps, device)
         print(json.dumps({**line, 'torch': torch.__version__, 'adapter': adapter}), flush=True)
         rate = next((f'{line[key]:g} {unit}' for key, unit in (('episodes_per_second', 'episodes/s'), ('tokens_per_second', 'tokens/s'),

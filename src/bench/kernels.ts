@@ -1,4 +1,5 @@
 import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
+import { UsageError } from '../errors.ts';
 import { attention, attentionTiles } from '../gpu/ops/attention.ts';
 import { narrow } from '../gpu/ops/half.ts';
 import { matmul, type Mode } from '../gpu/ops/matmul.ts';
@@ -7,31 +8,56 @@ import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { bytesOf, destroy, persistent, stage, upload, vector, type Storage, type Tensor } from '../gpu/tensor.ts';
 import type { BenchCase, BenchRun } from './measure.ts';
-import { stockCases } from './tfjs.ts';
+import { stockGemm } from './tfjs.ts';
 
-/** Single kernels, weights and activations stored as `storage` says; with `large` also sizes that keep a GPU busy. */
-export function kernelCases(large: boolean, storage: Storage): BenchCase[] {
-  const gemms = large ? [...GEMMS, ...LARGE_GEMMS] : GEMMS;
-  const attentions = large ? [...ATTENTIONS, ...LARGE_ATTENTIONS] : ATTENTIONS;
-  return [
-    ...MODES.flatMap((mode) => gemms.map((size) => gemm(mode, size, storage))),
-    ...attentions.map((size) => attentionForward(size, storage)),
-    ...attentions.map((size) => attentionBackward(size, storage)),
-    crossEntropy(2048, 128, 1024, storage),
-    ...(large ? [crossEntropy(8192, 768, 50257, storage)] : []),
-    optimiser(2 ** 20, storage),
-    ...(large ? [optimiser(2 ** 27, storage)] : []),
-    ...stockCases(MODES, gemms),
-  ];
+/** A kernel to time: the sizes that always are, those that only keep a GPU busy, and how many numbers a size has. */
+interface Kind {
+  name: string;
+  /** Names of a size's numbers; those in brackets may be left out. */
+  size: readonly string[];
+  sizes: readonly (readonly number[])[];
+  large: readonly (readonly number[])[];
+  make(size: readonly number[], storage: Storage): BenchCase;
 }
 
-const MODES: Mode[] = ['nn', 'nt', 'tn'];
 const GEMMS = [[2048, 512, 128], [4096, 512, 512], [512, 64, 64], [512, 1024, 64], [1000, 43, 172], [64, 384, 128]] as const;
 const LARGE_GEMMS = [[4096, 4096, 4096], [8192, 3072, 768], [8192, 768, 3072]] as const;
-const ATTENTIONS = [[16, 128, 4, 32], [32, 64, 4, 32]] as const;
-const LARGE_ATTENTIONS = [[8, 1024, 12, 64], [2, 4096, 12, 64]] as const;
+const ATTENTIONS = { size: ['ROWS', 'T', 'HEADS', 'DIM', '[KVHEADS]'], sizes: [[16, 128, 4, 32], [32, 64, 4, 32]], large: [[8, 1024, 12, 64], [2, 4096, 12, 64]] };
+const modes = (name: string, large: Kind['large'], make: (mode: Mode, size: readonly number[], storage: Storage) => BenchCase): Kind[] =>
+  (['nn', 'nt', 'tn'] as const).map((mode) =>
+    ({ name: `${name}_${mode}`, size: ['M', 'N', 'K'], sizes: GEMMS, large, make: (size, storage) => make(mode, size, storage) }));
 
-function gemm(mode: Mode, [M, N, K]: readonly [number, number, number], storage: Storage): BenchCase {
+const KINDS: readonly Kind[] = [
+  ...modes('gemm', LARGE_GEMMS, gemm),
+  { name: 'attention_forward', ...ATTENTIONS, make: attentionForward },
+  { name: 'attention_backward', ...ATTENTIONS, make: attentionBackward },
+  { name: 'cross_entropy', size: ['M', 'C', 'V'], sizes: [[2048, 128, 1024]], large: [[8192, 768, 50257]], make: crossEntropy },
+  { name: 'adamw', size: ['PARAMETERS'], sizes: [[2 ** 20]], large: [[2 ** 27]], make: optimiser },
+  ...modes('tfjs', LARGE_GEMMS, stockGemm),
+];
+
+/** Single kernels, weights and activations stored as `storage` says; with `large` also sizes that keep a GPU busy. */
+export const kernelCases = (large: boolean, storage: Storage): BenchCase[] =>
+  KINDS.flatMap(({ sizes, large: more, make }) => [...sizes, ...(large ? more : [])].map((size) => make(size, storage)));
+
+/**
+ * The kernels that `NAME:SIZE` asks for, such as gemm_nt:1000x768x64, or gemm:1000x768x64 for all of gemm_…
+ * @throws UsageError where there is no such kernel, or it takes another size
+ */
+export function sizedCases(text: string, storage: Storage): BenchCase[] {
+  const [name, size] = text.split(':', 2);
+  const kinds = KINDS.filter((kind) => kind.name === name || kind.name.startsWith(`${name}_`));
+  if (kinds.length === 0) throw new UsageError(`bench: ${JSON.stringify(name)} has no size`, `these have: ${KINDS.map((kind) => kind.name).join(', ')}`);
+  const numbers = size.split('x').map((part) => (/^[1-9]\d{0,8}$/.test(part) ? Number(part) : NaN));
+  const [{ size: words }] = kinds;
+  const least = words.filter((word) => !word.startsWith('[')).length;
+  if (numbers.some(Number.isNaN) || numbers.length < least || numbers.length > words.length) {
+    throw new UsageError(`bench: ${JSON.stringify(text)} is not of the form ${name}:${words.join('x').replaceAll('x[', '[x')}`);
+  }
+  return kinds.map(({ make }) => make(numbers, storage));
+}
+
+function gemm(mode: Mode, [M, N, K]: readonly number[], storage: Storage): BenchCase {
   const matrix = (rows: number, cols: number): Tensor => persistent(rows, cols, undefined, storage);
   return {
     name: `gemm_${mode}`,
@@ -45,33 +71,36 @@ function gemm(mode: Mode, [M, N, K]: readonly [number, number, number], storage:
   };
 }
 
-type AttentionSize = readonly [rows: number, T: number, heads: number, headDim: number];
-
-const attentionForward = (size: AttentionSize, storage: Storage): BenchCase => attentionCase('attention_forward', size, storage, 1, async (forward) => record(() => forward(false)).ready());
+function attentionForward(size: readonly number[], storage: Storage): BenchCase {
+  return attentionCase('attention_forward', size, storage, 1, async (forward) => record(() => forward(false)).ready());
+}
 
 /** The backward pass alone: what a recording of both has more than one of the forward pass. */
-const attentionBackward = (size: AttentionSize, storage: Storage): BenchCase => attentionCase('attention_backward', size, storage, 2.5, async (forward) => {
-  const both = await record(() => forward(true)).ready();
-  both.run();
-  both.commands.splice(0, record(() => forward(false)).commands.length);
-  return both;
-});
+function attentionBackward(size: readonly number[], storage: Storage): BenchCase {
+  return attentionCase('attention_backward', size, storage, 2.5, async (forward) => {
+    const both = await record(() => forward(true)).ready();
+    both.run();
+    both.commands.splice(0, record(() => forward(false)).commands.length);
+    return both;
+  });
+}
 
-function attentionCase(name: string, [rows, T, heads, headDim]: AttentionSize, storage: Storage, cost: number,
+function attentionCase(name: string, [rows, T, heads, headDim, kvHeads = heads]: readonly number[], storage: Storage, cost: number,
   recorded: (forward: (training: boolean) => void) => Promise<Program>): BenchCase {
   const N = rows * T;
   return {
     name,
-    shape: { rows, T, heads, headDim },
+    shape: { rows, T, heads, headDim, ...(kvHeads === heads ? {} : { kvHeads }) },
     async prepare() {
-      const qkv = filled(persistent(N, 3 * heads * headDim, undefined, storage));
+      if (heads % kvHeads !== 0) throw new UsageError(`bench ${name}: ${heads} heads do not share ${kvHeads} of keys and values evenly`);
+      const qkv = filled(persistent(N, (heads + 2 * kvHeads) * headDim, undefined, storage));
       const dO = filled(persistent(N, heads * headDim));
       const list = attentionTiles(Array.from({ length: rows }, (_, r) => ({ first: r * T, length: T })));
       const tiles = persistent(list.length / 4, 4);
       upload(tiles, list);
       const program = await recorded((training) => {
         const tape = new Tape(training, storage);
-        const o = attention(tape, qkv, { heads, kvHeads: heads, headDim }, tiles);
+        const o = attention(tape, qkv, { heads, kvHeads, headDim }, tiles);
         if (!training) return;
         tape.give(o, dO);
         tape.backward();
@@ -83,7 +112,7 @@ function attentionCase(name: string, [rows, T, heads, headDim]: AttentionSize, s
   };
 }
 
-function crossEntropy(M: number, C: number, V: number, storage: Storage): BenchCase {
+function crossEntropy([M, C, V]: readonly number[], storage: Storage): BenchCase {
   return {
     name: 'cross_entropy',
     shape: { M, C, V },
@@ -103,7 +132,7 @@ function crossEntropy(M: number, C: number, V: number, storage: Storage): BenchC
 }
 
 /** Gradient norm, clipping and AdamW over n parameters, and their copy in f16. */
-function optimiser(n: number, storage: Storage): BenchCase {
+function optimiser([n]: readonly number[], storage: Storage): BenchCase {
   return {
     name: 'adamw',
     shape: { parameters: n },

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { kernelCases } from '../bench/kernels.ts';
+import { kernelCases, sizedCases } from '../bench/kernels.ts';
 import { measure, type BenchCase, type Line } from '../bench/measure.ts';
 import { modelCases } from '../bench/models.ts';
 import { ppoIteration } from '../bench/ppo.ts';
@@ -22,7 +22,7 @@ export async function bench(settings: BenchSettings, context: RunContext): Promi
     ...(settings.model ? [] : [ppoIteration(settings.dtype), startup(settings.device)])];
   const adapter = adapterName(info);
   context.log(`${adapter}; medians of up to ${settings.steps} runs`);
-  for (const one of chosen(all, settings.names, software)) {
+  for (const one of chosen(all, settings, software)) {
     const line = await measure(one, settings.steps);
     const before = earlier.get(key(line));
     if (before !== undefined) line.ratio = Number((before / line.ms).toPrecision(4));
@@ -33,14 +33,15 @@ export async function bench(settings: BenchSettings, context: RunContext): Promi
   }
 }
 
-/** The named cases (`gemm` stands for all that begin with `gemm_`), or all that suit the device. */
-function chosen(cases: readonly BenchCase[], names: readonly string[], software: boolean): BenchCase[] {
-  const fits = (one: BenchCase, name: string): boolean => one.name === name || one.name.startsWith(`${name}_`) && !(one.large && software);
-  for (const name of names) {
-    if (cases.some((one) => fits(one, name))) continue;
+/** The named cases (`gemm` stands for all that begin with `gemm_`; `gemm_nn:1000x300x200` has a size of its own), or all that suit the device. */
+function chosen(cases: readonly BenchCase[], { names, model, dtype }: BenchSettings, software: boolean): BenchCase[] {
+  if (names.length === 0) return cases.filter((one) => !one.named && !(one.large && software));
+  return [...new Set(names.flatMap((name) => {
+    if (name.includes(':') && !model) return sizedCases(name, dtype);
+    const found = cases.filter((one) => one.name === name || one.name.startsWith(`${name}_`) && !(one.large && software));
+    if (found.length > 0) return found;
     throw new UsageError(`bench: there is no ${JSON.stringify(name)}`, `there are ${[...new Set(cases.map((one) => one.name))].join(', ')}`);
-  }
-  return names.length === 0 ? cases.filter((one) => !one.named && !(one.large && software)) : cases.filter((one) => names.some((name) => fits(one, name)));
+  }))];
 }
 
 /** What is the same case in two runs. */
