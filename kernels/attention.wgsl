@@ -57,15 +57,8 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     //% } }
   }
   //% for (const q of list(QUERIES)) {
-  if (t${q} < length) {
-    let scale = 1 / z${q};
-    let at = (row + t${q}) * p.ldo + h * ${D};
-    //% for (const j of list(D4)) { if (vec) {
-    O[at / 4 + ${j}] = o${q}_${j} * scale;
-    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
-    O[at + ${j * 4 + c}] = o${q}_${j}.${'xyzw'[c]} * scale;
-    //% } } }
-    L[(row + t${q}) * p.H + h] = m${q} + log(z${q});
-  }
+  let scale${q} = 1 / z${q};
+  ${storeHead('O', `(row + t${q}) * p.ldo + h * ${D}`, (j) => `(o${q}_${j} * scale${q})`, `t${q} < length`)}
+  if (t${q} < length) { L[(row + t${q}) * p.H + h] = m${q} + log(z${q}); }
   //% }
 }

@@ -46,11 +46,6 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
       //% } }
     }
   }
-  if (key < length) {
-    //% for (const [name, column] of [['dk', 'kcol'], ['dv', 'vcol']]) { for (const j of list(D4)) { const c0 = name === 'dk' ? ' * p.scale' : ''; if (vec) {
-    DQKV[(token * p.ld + ${column}) / 4 + ${j}] = ${name}${j}${c0};
-    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
-    DQKV[token * p.ld + ${column} + ${j * 4 + c}] = ${name}${j}.${'xyzw'[c]}${c0};
-    //% } } } }
-  }
+  ${storeHead('DQKV', 'token * p.ld + kcol', (j) => `(dk${j} * p.scale)`, 'key < length')}
+  ${storeHead('DQKV', 'token * p.ld + vcol', (j) => `dv${j}`, 'key < length')}
 }

@@ -20,9 +20,10 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
   //% for (const j of list(D4)) {
   let q${j} = head_QKV(p.qkv0 + token * p.ld + h * ${D}, ${j}) * p.scale;
   let g${j} = head_DO(p.do0 + token * p.ldo + h * ${D}, ${j});
-  delta += dot(g${j}, head_O(token * p.ldo + h * ${D}, ${j}));
   var d${j} = vec4f();
   //% }
+  let vec4s = select(0u, ${D4}u, t < length); // not constant, or the driver would unroll the loop
+  for (var j = 0u; j < vec4s; j++) { delta += dot(head_DO(p.do0 + token * p.ldo + h * ${D}, j), head_O(token * p.ldo + h * ${D}, j)); }
   let lse = L[token * p.H + h];
   for (var j0 = 0u; j0 <= last; j0 += 8) {
     let base = p.qkv0 + place(tile, min(j0 + s % 8, length - 1)) * p.ld;
@@ -43,13 +44,6 @@ fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) s: u32
     d${j} += w${x} * ${ofRow('k', j, x)};
     //% } }
   }
-  if (t < length) {
-    let at = token * p.ld + h * ${D};
-    //% for (const j of list(D4)) { if (vec) {
-    DQKV[at / 4 + ${j}] = d${j} * p.scale;
-    //% } else { for (const c of list(Math.min(4, D - j * 4))) {
-    DQKV[at + ${j * 4 + c}] = d${j}.${'xyzw'[c]} * p.scale;
-    //% } } }
-    DELTA[token * p.H + h] = delta;
-  }
+  ${storeHead('DQKV', `token * p.ld + h * ${D}`, (j) => `(d${j} * p.scale)`, 't < length')}
+  if (t < length) { DELTA[token * p.H + h] = delta; }
 }

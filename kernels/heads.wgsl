@@ -28,3 +28,6 @@
 //% const spreadHeads = (name, NAME, base) => list(OWN_VEC4S).map((i) =>
 //%   `let ${name}${i} = head_${NAME}(${base}, ${LANES > 8 ? `min(s / 8 * ${OWN_VEC4S} + ${i}, ${D4 - 1})` : i});`).join(' ');
 //% const ofRow = (name, j, x) => `subgroupBroadcast(${name}${j % OWN_VEC4S}, ${8 * Math.floor(j / OWN_VEC4S) + x})`;
+// storeHead(NAME, at, value, when): where the condition holds, writes a head's vec4s value(0), value(1), … to NAME, from number at on (with store_loop.wgsl).
+//% const storeHead = (NAME, at, value, when) => (vec ? storeLoop(D4, when, (j, of) => `${NAME}[(${at}) / 4 + ${j}] = ${of(value)};`)
+//%   : `if (${when}) { ${list(D).map((c) => `${NAME}[${at} + ${c}] = ${value(c >> 2)}.${'xyzw'[c % 4]};`).join(' ')} }`);
