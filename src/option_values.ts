@@ -137,6 +137,6 @@ export const didYouMean = (word: string, candidates: Iterable<string>): string |
 
 /** A value as an error shows it: quoted, and short. */
 export function show(value: unknown, quoted = true): string {
-  const text = quoted ? (JSON.stringify(value) ?? String(value)) : String(value);
+  const text = quoted && typeof value !== 'number' ? (JSON.stringify(value) ?? String(value)) : String(value); // JSON has no infinity
   return text.length <= 80 ? text : `${text.slice(0, 77)}…`;
 }

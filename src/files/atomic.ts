@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { accessSync, constants, existsSync, renameSync, rmSync, statSync, type Stats } from 'node:fs';
+import { accessSync, constants, existsSync, lstatSync, renameSync, rmSync, statSync, type Stats } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { RunError, UsageError } from '../errors.ts';
@@ -21,7 +21,7 @@ export function outputError(error: unknown, path: string): unknown {
     case 'ENOENT':
       // Of a folder on a read-only file system mkdir says that it does not exist.
       if (isReadOnly(where)) return new RunError(`${where}: the file system is read-only`);
-      return new RunError(`${where}: cannot be written, its folder does not exist`);
+      return new RunError(`${where}: cannot be written, ${leadsNowhere(where) ? 'it is a link to nothing' : 'its folder does not exist'}`);
     case 'ENOTDIR':
     case 'EEXIST':
       return new RunError(`${where}: cannot be written, a file is in the way`);
@@ -39,6 +39,8 @@ export function outputError(error: unknown, path: string): unknown {
       return error;
   }
 }
+
+const leadsNowhere = (path: string): boolean => !existsSync(path) && lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
 
 function isReadOnly(path: string): boolean {
   let at = resolve(path);

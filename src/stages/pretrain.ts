@@ -5,14 +5,14 @@ import { asText } from '../data/rows.ts';
 import { tokenizerFolder } from '../files/adapter.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { loadModel, loadTokenizer, newModel } from '../model/load.ts';
+import { loadModel, loadTokenizer, type Model, newModel } from '../model/load.ts';
 import { paddingShare, prepare, reserve } from '../model/passes.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { NewModelSettings, PretrainSettings } from '../options.ts';
 import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
 import { runSteps } from '../train/loop.ts';
-import { choosePasses, planMemory } from '../train/memory.ts';
+import { checkThatFits, choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
@@ -36,7 +36,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   }
   const opened = await openSession(settings, context);
   const model = settings.model ? loadModel(settings.model, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' })
-    : newModel(configOf(settings, tokenizer), settings.seed, true, 'lm', settings.dtype);
+    : drawnModel(configOf(settings, tokenizer), settings);
   const trained = trainedPart(model, settings);
   if (tokenizer.vocabSize > model.config.vocabSize) throw new Error('the tokenizer has more entries than the model');
   const { rows, hashes } = texts ? { rows: documentsOf(texts.rows, tokenizer, model.config.context), hashes: hashesOf(texts.sources) }
@@ -135,6 +135,11 @@ function textOf(value: Record<string, unknown>): string {
   if (typeof value.text === 'string') return value.text;
   const parts = [value.prompt, value.completion].filter((part): part is string => typeof part === 'string');
   return parts.length > 0 ? parts.join('') : asText(value);
+}
+
+function drawnModel(config: ModelConfig, { seed, dtype, memory }: PretrainSettings): Model {
+  checkThatFits(config, 'lm', memory);
+  return newModel(config, seed, true, 'lm', dtype);
 }
 
 function configOf(settings: PretrainSettings, tokenizer: Tokenizer): ModelConfig {

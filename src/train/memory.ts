@@ -9,9 +9,11 @@ import { onPaper } from '../gpu/paper.ts';
 import { arena } from '../gpu/arena.ts';
 import { arenaBytes } from '../gpu/tensor.ts';
 import { type PlaceShape, stepTextures } from '../gpu/mirror_texture.ts';
+import type { Head, ModelConfig } from '../model/config.ts';
 import type { Decoder } from '../model/decoder.ts';
 import { readAtOnce, type FlatParameters } from '../model/flat_parameters.ts';
 import type { Model } from '../model/load.ts';
+import { parameterCount } from '../model/tensor_plan.ts';
 import { defaultMicroBatchTokens } from './micro_batches.ts';
 
 /** Bytes of a model on the device: its weights, and in training gradients and two moments. */
@@ -59,6 +61,20 @@ function defaultMemory(): number {
   return Math.min(adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30, totalmem() / 2);
 }
 
+/**
+ * Refuses a model to be trained whose weights, gradients and moments alone exceed the memory allowed: to be asked before one is drawn, which
+ * for a mistyped width would take minutes.
+ * @throws UsageError
+ */
+export function checkThatFits(config: ModelConfig, head: Head, memory = defaultMemory()): void {
+  const bytes = parameterCount(config, head) * 16;
+  if (bytes > memory) throw tooMuch('the weights, gradients and moments', bytes, memory);
+}
+
+const tooMuch = (what: string, bytes: number, memory: number): UsageError =>
+  new UsageError(`${what} take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`,
+    'raise --memory, or use --lora-rank or a smaller model');
+
 /** How a run's passes are cut to stay within memory. */
 export interface PassChoice extends MemoryPlan {
   /** Tokens of one forward and backward pass. */
@@ -101,8 +117,7 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
     }
   }
   if (used !== undefined) return smallest!; // asked for as it is
-  throw new UsageError(`the models and one pass take ${megabytes(smallest!.bytes)} of device memory, but ${megabytes(memory)} are allowed`,
-    'raise --memory, or use --lora-rank or a smaller model');
+  throw tooMuch('the models and one pass', smallest!.bytes, memory);
 }
 
 /**

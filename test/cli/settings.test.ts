@@ -104,6 +104,7 @@ test('config files are checked like the command line', async () => {
   await refused([...sft, '--config', config('{"__proto__": 1}')], /unknown option "__proto__"/);
   await refused([...sft, '--config', config({ lr: '1e-3' })], /"lr": "1e-3" is not a number/);
   await refused([...sft, '--config', config({ lr: null })], /"lr": null is not a number/);
+  await refused([...sft, '--config', config('{"lr": 1e999}')], /"lr": Infinity is not a number/);
   await refused([...sft, '--config', config({ 'batch-size': 2.5 })], /"batch-size": 2.5 is not a whole number/);
   await refused([...sft, '--config', config({ lr: -1 })], /"lr": -1 is out of range/);
   await refused([...sft, '--config', config({ packing: 'yes' })], /"packing": "yes" is not true or false/);

@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { RunError } from '../../src/errors.ts';
-import { clearLeftovers, writeFileAtomic, writeFolderAtomic } from '../../src/files/atomic.ts';
+import { clearLeftovers, outputError, writeFileAtomic, writeFolderAtomic } from '../../src/files/atomic.ts';
 import { temporaryFolder } from './temporary.ts';
 
 const dir = temporaryFolder();
@@ -59,6 +60,9 @@ test('full, missing and blocked places give a RunError that names the place', as
   const missing = await failure(writeFileAtomic(join(dir, 'no', 'such', 'x'), 'x'));
   assert.instance(missing, RunError);
   assert.match(missing.message, /its folder does not exist/);
+  symlinkSync(join(dir, 'no', 'such'), join(dir, 'link'));
+  const nowhere = await failure(mkdir(join(dir, 'link'), { recursive: true }).then(() => undefined, (error: unknown) => { throw outputError(error, join(dir, 'link')); }));
+  assert.match(nowhere.message, /link: cannot be written, it is a link to nothing/);
   writeFileSync(join(dir, 'file'), '');
   const blocked = await failure(writeFolderAtomic(join(dir, 'file', 'sub'), async () => undefined));
   assert.instance(blocked, RunError);

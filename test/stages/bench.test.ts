@@ -77,6 +77,19 @@ test('kernels: a line each with its rate; --against gives ratios to an earlier r
   assert.ok(Math.abs((again.ratio * again.ms) / 1e6 - 1) < 2e-3, `${again.ratio} for ${again.ms} ms`);
 });
 
+test('kernels of a size of one’s own', async () => {
+  const lines = await bench('gemm:24x20x12', 'attention_forward:2x10x4x8x2', 'attention_backward:1x9x2x6', 'cross_entropy:20x12x36', 'adamw:100', 'tfjs_nt:24x20x12');
+  lines.forEach(checkLine);
+  assert.equal(lines.map(({ name, shape }) => [name, ...Object.values(shape)].join(' ')), ['gemm_nn 24 20 12', 'gemm_nt 24 20 12', 'gemm_tn 24 20 12',
+    'attention_forward 2 10 4 8 2', 'attention_backward 1 9 2 6', 'cross_entropy 20 12 36', 'adamw 100', 'tfjs_nt 24 20 12']);
+  for (const [name, told] of [['gemm:24x20', /"gemm:24x20" is not of the form gemm:MxNxK/], ['gemm_nn:1x0x2', /is not of the form/], ['adamw:', /is not of the form adamw:PARAMETERS/],
+    ['attention_forward:2x10x4x8x2x1', /ROWSxTxHEADSxDIM\[xKVHEADS\]/], ['attention_forward:2x10x4x8x3', /4 heads do not share 3/], ['sample:3', /"sample" has no size\nhint: these have: gemm_nn, /]] as const) {
+    const { code, stderr } = await rlhf.run(['bench', name]);
+    assert.is(code, 2, name);
+    assert.match(stderr, told);
+  }
+});
+
 test('train_step and sample of a given model', async () => {
   await prepareData(rlhf);
   await rlhf.succeed(['pretrain', '--data', 'text.jsonl', '--tokenizer', 'base', '--layers', '1', '--width', '16', '--heads', '2', '--context', '64',

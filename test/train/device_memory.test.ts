@@ -9,9 +9,10 @@ import { packRows, shapeOf, type PackRow } from '../../src/model/batch.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { generate } from '../../src/model/generate.ts';
 import { newModel } from '../../src/model/load.ts';
+import { parameterCount } from '../../src/model/tensor_plan.ts';
 import { likelihood, MOST_PASSES, Passes, prepare } from '../../src/model/passes.ts';
 import { RunError, UsageError } from '../../src/errors.ts';
-import { mostThatFit, planMemory } from '../../src/train/memory.ts';
+import { checkThatFits, mostThatFit, planMemory } from '../../src/train/memory.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
 import { LogprobReader, Scorer } from '../../src/stages/judge.ts';
 import { LikelihoodTraining } from '../../src/stages/likelihood_training.ts';
@@ -111,6 +112,13 @@ test('on paper nothing is allocated', () => {
   assert.is(deviceMemory().live, before);
 });
 
+test('a model to be drawn whose weights, gradients and moments are too much is refused before it is drawn', () => {
+  const bytes = parameterCount(config, 'lm') * 16;
+  checkThatFits(config, 'lm', bytes);
+  assert.throws(() => checkThatFits(config, 'lm', bytes - 1), (error: unknown) => error instanceof UsageError && /gradients and moments take \d+ KiB .* are allowed$/.test(error.message));
+  assert.throws(() => checkThatFits({ ...config, width: 2 ** 20, headDim: 2 ** 19 }, 'lm'), (error: unknown) => error instanceof UsageError); // by default
+});
+
 test('as many side by side as fit: by halves, not fewer than may be, and what is too much even then is told', () => {
   const bytesOf = (n: number) => planMemory(() => persistent(n, 1024), () => undefined, []);
   const taken = bytesOf(1).bytes;
@@ -201,9 +209,12 @@ test('what --memory made of the passes is recorded and used again by --resume, w
   assert.is(record('parts').recompute, true);
   assert.is(record('parts').micro_batch_tokens, tokens);
   assert.ok(weights('parts').equals(weights('whole')), 'the resumed run ends with the same weights');
-  const { code, stderr } = await rlhf.run([...args, '--out', 'none', '--memory', '64K']);
-  assert.is(code, 2);
-  assert.match(stderr, /one pass take [\d.]+ MiB of device memory, but 64 KiB are allowed/);
+  for (const [memory, told] of [['64K', /^rlhf: error: the weights, gradients and moments take [\d.]+ MiB of device memory, but 64 KiB are allowed$/m],
+    [String(weights('whole').length * 4), /^rlhf: error: the models and one pass take [\d.]+ MiB of device memory, but [\d.]+ MiB are allowed$/m]] as const) {
+    const { code, stderr } = await rlhf.run([...args, '--out', 'none', '--memory', memory]);
+    assert.is(code, 2);
+    assert.match(stderr, told);
+  }
   rlhf.remove();
 });
 
