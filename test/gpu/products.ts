@@ -1,6 +1,6 @@
 // Operands and checks of matrix products that several test files share.
 import * as assert from 'uvu/assert';
-import type { Mode } from '../../src/gpu/ops/matmul.ts';
+import type { Mode, Store } from '../../src/gpu/ops/matmul.ts';
 import { type Tensor, upload } from '../../src/gpu/tensor.ts';
 import { matmulOf } from '../../src/self_test/reference/matmul.ts';
 import { assertClose, matrix, type seeded, withPadding } from './device.ts';
@@ -8,6 +8,22 @@ import { assertClose, matrix, type seeded, withPadding } from './device.ts';
 export const MODES: readonly Mode[] = ['nn', 'nt', 'tn'];
 /** M, N, K. */
 export type Size = readonly [number, number, number];
+
+/** Every store, for bias [N] and another matrix of C's shape; the GELU that each mode is used with first. */
+export const storesOf = (mode: Mode, bias: Tensor, other: Tensor): Store[] => {
+  const act = mode === 'nt' ? 'erf' : 'tanh';
+  return [
+    { kind: 'plain' },
+    { kind: 'plain', bias },
+    { kind: 'residual', bias, residual: other },
+    { kind: 'add', scale: 0.75 },
+    { kind: 'gelu', bias, preactivation: other, act },
+    { kind: 'gelu_grad', preactivation: other, act },
+    { kind: 'gelu_more', preactivation: other, act, scale: 0.75 },
+    { kind: 'gelu_grad_more', preactivation: other, act, scale: 0.75 },
+    { kind: 'gelu_alone', bias, act },
+  ];
+};
 
 /** A, B and C of one product, C full of numbers that a store may add to. */
 export function operands(mode: Mode, [m, n, k]: Size, random: ReturnType<typeof seeded>) {
