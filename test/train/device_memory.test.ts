@@ -209,8 +209,8 @@ test('what --memory made of the passes is recorded and used again by --resume, w
   assert.is(record('parts').recompute, true);
   assert.is(record('parts').micro_batch_tokens, tokens);
   assert.ok(weights('parts').equals(weights('whole')), 'the resumed run ends with the same weights');
-  for (const [memory, told] of [['64K', /^rlhf: error: the weights, gradients and moments take [\d.]+ MiB of device memory, but 64 KiB are allowed$/m],
-    [String(weights('whole').length * 4), /^rlhf: error: the models and one pass take [\d.]+ MiB of device memory, but [\d.]+ MiB are allowed$/m]] as const) {
+  for (const [memory, told] of [['64K', /^rlhf: error: the weights, gradients and moments take [\d.]+ [KM]iB of device memory, but 64 KiB are allowed$/m],
+    [String(weights('whole').length * 4), /^rlhf: error: the models and one pass take [\d.]+ [KM]iB of device memory, but [\d.]+ [KM]iB are allowed$/m]] as const) {
     const { code, stderr } = await rlhf.run([...args, '--out', 'none', '--memory', memory]);
     assert.is(code, 2);
     assert.match(stderr, told);
