@@ -6,6 +6,7 @@ import { checkAttention } from '../../src/self_test/layers.ts';
 import { gpu } from '../../src/gpu/device.ts';
 import { closeAfterTests, halfTest, onEachVariant, openForTests } from './device.ts';
 
+process.env.RLHF_TEST_FORMS ??= 'own'; // f16_memory.test.ts has the others
 await openForTests();
 test.after(closeAfterTests);
 

@@ -7,6 +7,7 @@ import { erf, gelu, geluGrad } from '../../src/self_test/reference/matmul.ts';
 import { assertClose, closeAfterTests, compute, matrix, onEachVariant, openForTests, padded, seeded, withPadding } from './device.ts';
 import { check, junk, MODES, operands } from './products.ts';
 
+process.env.RLHF_TEST_FORMS ??= 'own'; // matmul_memory.test.ts has the others
 test.before(openForTests);
 test.after(closeAfterTests);
 
