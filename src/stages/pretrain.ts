@@ -137,9 +137,9 @@ function textOf(value: Record<string, unknown>): string {
   return parts.length > 0 ? parts.join('') : asText(value);
 }
 
-function drawnModel(config: ModelConfig, { seed, dtype, memory }: PretrainSettings): Model {
-  checkThatFits(config, 'lm', memory);
-  return newModel(config, seed, true, 'lm', dtype);
+function drawnModel(config: ModelConfig, settings: PretrainSettings): Model {
+  checkThatFits(settings, config, 'lm');
+  return newModel(config, settings.seed, true, 'lm', settings.dtype);
 }
 
 function configOf(settings: PretrainSettings, tokenizer: Tokenizer): ModelConfig {

@@ -61,19 +61,8 @@ function defaultMemory(): number {
   return Math.min(adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30, totalmem() / 2);
 }
 
-/**
- * Refuses a model to be trained whose weights, gradients and moments alone exceed the memory allowed: to be asked before one is drawn, which
- * for a mistyped width would take minutes.
- * @throws UsageError
- */
-export function checkThatFits(config: ModelConfig, head: Head, memory = defaultMemory()): void {
-  const bytes = parameterCount(config, head) * 16;
-  if (bytes > memory) throw tooMuch('the weights, gradients and moments', bytes, memory);
-}
-
-const tooMuch = (what: string, bytes: number, memory: number): UsageError =>
-  new UsageError(`${what} take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`,
-    'raise --memory, or use --lora-rank or a smaller model');
+const tooMuch = (what: string, bytes: number, memory: number, instead: string): UsageError =>
+  new UsageError(`${what} take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`, `raise --memory, or use ${instead}`);
 
 /** How a run's passes are cut to stay within memory. */
 export interface PassChoice extends MemoryPlan {
@@ -94,8 +83,7 @@ interface ChoiceSettings { microBatchTokens?: number; memory?: number; resume?: 
  */
 export function choosePasses(settings: ChoiceSettings, decoders: readonly Decoder[], plan: (tokens: number) => MemoryPlan): PassChoice {
   const memory = settings.memory ?? defaultMemory();
-  const before = settings.resume && settings.out ? recorded(settings.out) : {};
-  const used = settings.microBatchTokens ?? before.tokens;
+  const { tokens: used, recompute: before } = askedFor(settings);
   const most = used ?? defaultMicroBatchTokens();
   const least = used ?? Math.min(most, Math.max(64, ...decoders.map(({ config }) => Math.min(config.context, 1024))));
   const planned = (microBatchTokens: number, recompute: boolean): PassChoice => {
@@ -108,16 +96,33 @@ export function choosePasses(settings: ChoiceSettings, decoders: readonly Decode
     }
   };
   let smallest: PassChoice | undefined;
-  for (const recompute of before.recompute === undefined ? [false, true] : [before.recompute]) {
+  for (const recompute of before === undefined ? [false, true] : [before]) {
     const floor = recompute ? Math.min(64, least) : least;
     for (let tokens = most; tokens >= Math.min(floor, most); tokens = Math.floor(tokens / 2)) {
       const choice = (smallest = planned(tokens, recompute));
-      if (choice.bytes <= memory || used !== undefined && before.recompute !== undefined) return choice;
+      if (choice.bytes <= memory || used !== undefined && before !== undefined) return choice;
       if (used !== undefined) break;
     }
   }
   if (used !== undefined) return smallest!; // asked for as it is
-  throw tooMuch('the models and one pass', smallest!.bytes, memory);
+  throw tooMuch('the models and one pass', smallest!.bytes, memory, '--lora-rank or a smaller model');
+}
+
+/**
+ * Refuses a model whose weights, gradients and moments alone are more than `choosePasses` will allow: to be asked before one is drawn, which
+ * for a mistyped width takes minutes. Passes that are asked for as they are run whatever the memory.
+ * @throws UsageError
+ */
+export function checkThatFits(settings: ChoiceSettings, config: ModelConfig, head: Head): void {
+  const { memory = defaultMemory() } = settings;
+  const bytes = parameterCount(config, head) * 16;
+  if (bytes > memory && askedFor(settings).tokens === undefined) throw tooMuch('the weights, gradients and moments', bytes, memory, 'a smaller model');
+}
+
+/** What says how passes are cut, before memory does: --micro-batch-tokens, or the run that is resumed. */
+function askedFor({ microBatchTokens, resume, out }: ChoiceSettings): { tokens?: number; recompute?: boolean } {
+  const before = resume && out ? recorded(out) : {};
+  return { ...before, tokens: microBatchTokens ?? before.tokens };
 }
 
 /**
@@ -133,10 +138,7 @@ export function mostThatFit(memory: number | undefined, most: number, least: num
         if (memory !== undefined) reservePlanned({ shared, textures });
         return n;
       }
-      if (n <= least) {
-        throw new UsageError(`the model and its smallest pass take ${megabytes(bytes)} of device memory, but ${megabytes(memory)} are allowed`,
-          'raise --memory, or use a smaller model');
-      }
+      if (n <= least) throw tooMuch('the model and its smallest pass', bytes, memory, 'a smaller model');
     } catch (error) {
       if (!(error instanceof RunError) || n <= least) throw error;
     }

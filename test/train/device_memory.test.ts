@@ -9,8 +9,8 @@ import { packRows, shapeOf, type PackRow } from '../../src/model/batch.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { generate } from '../../src/model/generate.ts';
 import { newModel } from '../../src/model/load.ts';
-import { parameterCount } from '../../src/model/tensor_plan.ts';
 import { likelihood, MOST_PASSES, Passes, prepare } from '../../src/model/passes.ts';
+import { parameterCount } from '../../src/model/tensor_plan.ts';
 import { RunError, UsageError } from '../../src/errors.ts';
 import { checkThatFits, mostThatFit, planMemory } from '../../src/train/memory.ts';
 import { Optimizer } from '../../src/train/optimizer.ts';
@@ -114,9 +114,10 @@ test('on paper nothing is allocated', () => {
 
 test('a model to be drawn whose weights, gradients and moments are too much is refused before it is drawn', () => {
   const bytes = parameterCount(config, 'lm') * 16;
-  checkThatFits(config, 'lm', bytes);
-  assert.throws(() => checkThatFits(config, 'lm', bytes - 1), (error: unknown) => error instanceof UsageError && /gradients and moments take \d+ KiB .* are allowed$/.test(error.message));
-  assert.throws(() => checkThatFits({ ...config, width: 2 ** 20, headDim: 2 ** 19 }, 'lm'), (error: unknown) => error instanceof UsageError); // by default
+  checkThatFits({ memory: bytes }, config, 'lm');
+  checkThatFits({ memory: bytes - 1, microBatchTokens: 64 }, config, 'lm'); // asked for as it is
+  assert.throws(() => checkThatFits({ memory: bytes - 1 }, config, 'lm'), (error: unknown) => error instanceof UsageError && /gradients and moments take \d+ KiB .* are allowed$/.test(error.message));
+  assert.throws(() => checkThatFits({}, { ...config, width: 2 ** 20, headDim: 2 ** 19 }, 'lm'), (error: unknown) => error instanceof UsageError); // by default
 });
 
 test('as many side by side as fit: by halves, not fewer than may be, and what is too much even then is told', () => {
@@ -205,6 +206,7 @@ test('what --memory made of the passes is recorded and used again by --resume, w
   assert.is(recompute, true);
   assert.ok(peak < row.memory_estimated_bytes, `${peak} bytes, ${row.memory_estimated_bytes} without recomputation`);
   await rlhf.succeed([...args, '--out', 'parts', '--memory', small, '--max-steps', '2']);
+  await rlhf.succeed([...args, '--out', 'parts', '--memory', '64K', '--max-steps', '3', '--resume']);
   await rlhf.succeed([...args, '--out', 'parts', '--memory', '8G', '--resume']);
   assert.is(record('parts').recompute, true);
   assert.is(record('parts').micro_batch_tokens, tokens);
