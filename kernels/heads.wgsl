@@ -28,6 +28,11 @@
 //% const spreadHeads = (name, NAME, base) => list(OWN_VEC4S).map((i) =>
 //%   `let ${name}${i} = head_${NAME}(${base}, ${LANES > 8 ? `min(s / 8 * ${OWN_VEC4S} + ${i}, ${D4 - 1})` : i});`).join(' ');
 //% const ofRow = (name, j, x) => `subgroupBroadcast(${name}${j % OWN_VEC4S}, ${8 * Math.floor(j / OWN_VEC4S) + x})`;
-// storeHead(NAME, at, value, when): where the condition holds, writes a head's vec4s value(0), value(1), … to NAME, from number at on (with store_loop.wgsl).
-//% const storeHead = (NAME, at, value, when) => (vec ? storeLoop(D4, when, (j, of) => `${NAME}[(${at}) / 4 + ${j}] = ${of(value)};`)
+// storeHead(NAME, at, value, when): where the condition holds, writes a head's vec4s value(0), value(1), … to NAME, from number at on. On such a CPU a
+// stored vec4 becomes much code, a lane at a time: in a loop, which picks the value, it is there once. How often it turns is not constant, or the
+// driver would unroll it.
+//% const pick = (values, first = 0) => (values.length === 1 ? values[0] : ((half) =>
+//%   `select(${pick(values.slice(0, half), first)}, ${pick(values.slice(half), first + half)}, i >= ${first + half})`)(values.length >> 1));
+//% const storeHead = (NAME, at, value, when) => (vec
+//%   ? `{ let stored = select(0u, ${D4}u, ${when}); for (var i = 0u; i < stored; i++) { ${NAME}[(${at}) / 4 + i] = ${pick(list(D4).map(value))}; } }`
 //%   : `if (${when}) { ${list(D).map((c) => `${NAME}[${at} + ${c}] = ${value(c >> 2)}.${'xyzw'[c % 4]};`).join(' ')} }`);

@@ -199,12 +199,20 @@ KERNELS = {
 }
 
 
+def goes_by(case, name):
+    """Whether a case is meant by a name: its own, or `gemm` for all that begin with `gemm_`."""
+    return case == name or case.startswith(f'{name}_')
+
+
 def kernel_case(name, size, device):
     prepare, words, _, _ = KERNELS[name]
     least = len(words) - (words[-1] == 'kvHeads')
     if not least <= len(size) <= len(words):
         sys.exit(f'{name} has no size of {len(size)} numbers: {"x".join(words)}')
-    return name, dict(zip(words, size)), lambda: prepare(device, *size)
+    shape = dict(zip(words, size))
+    if shape.get('kvHeads') == shape.get('heads'):
+        shape.pop('kvHeads', None)
+    return name, shape, lambda: prepare(device, *size)
 
 
 def kernel_cases(device, large):
@@ -213,7 +221,7 @@ def kernel_cases(device, large):
 
 def sized_cases(text, device):
     name, _, size = text.partition(':')
-    found = [kernel for kernel in KERNELS if kernel == name or kernel.startswith(f'{name}_')]
+    found = [kernel for kernel in KERNELS if goes_by(kernel, name)]
     if not found or not all(n.isdecimal() and int(n) for n in size.split('x')):
         sys.exit(f'{text}: not a size of one of {", ".join(KERNELS)}')
     return [kernel_case(kernel, tuple(map(int, size.split('x'))), device) for kernel in found]
@@ -348,7 +356,7 @@ def main():
     every = [*kernel_cases(device, large), *model_cases(device, large)]
     cases = [] if args.names else every
     for wanted in args.names:
-        found = sized_cases(wanted, device) if ':' in wanted else [case for case in every if case[0] == wanted or case[0].startswith(f'{wanted}_')]
+        found = sized_cases(wanted, device) if ':' in wanted else [case for case in every if goes_by(case[0], wanted)]
         if not found:
             sys.exit(f'there is no {wanted}; there are {", ".join(dict.fromkeys(name for name, *_ in every))}')
         cases += found

@@ -1,5 +1,5 @@
-import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
 import { UsageError } from '../errors.ts';
+import { adamw, gradientNorm, HYPER_LENGTH, hyperAt } from '../gpu/ops/adamw.ts';
 import { attention, attentionTiles } from '../gpu/ops/attention.ts';
 import { narrow } from '../gpu/ops/half.ts';
 import { matmul, type Mode } from '../gpu/ops/matmul.ts';
@@ -7,14 +7,14 @@ import { tokenLogprob } from '../gpu/ops/token_logprob.ts';
 import { record, type Program } from '../gpu/program.ts';
 import { Tape } from '../gpu/tape.ts';
 import { bytesOf, destroy, persistent, stage, upload, vector, type Storage, type Tensor } from '../gpu/tensor.ts';
-import type { BenchCase, BenchRun } from './measure.ts';
+import { type BenchCase, type BenchRun, goesBy } from './measure.ts';
 import { stockGemm } from './tfjs.ts';
 
-/** A kernel to time: the sizes that always are, those that only keep a GPU busy, and how many numbers a size has. */
+/** A kernel to time: the sizes that always are, and those that only keep a GPU busy. */
 interface Kind {
   name: string;
-  /** Names of a size's numbers; those in brackets may be left out. */
-  size: readonly string[];
+  /** How a size is written; what is in brackets may be left out. */
+  form: string;
   sizes: readonly (readonly number[])[];
   large: readonly (readonly number[])[];
   make(size: readonly number[], storage: Storage): BenchCase;
@@ -22,18 +22,18 @@ interface Kind {
 
 const GEMMS = [[2048, 512, 128], [4096, 512, 512], [512, 64, 64], [512, 1024, 64], [1000, 43, 172], [64, 384, 128]] as const;
 const LARGE_GEMMS = [[4096, 4096, 4096], [8192, 3072, 768], [8192, 768, 3072]] as const;
-const ATTENTIONS = { size: ['ROWS', 'T', 'HEADS', 'DIM', '[KVHEADS]'], sizes: [[16, 128, 4, 32], [32, 64, 4, 32]], large: [[8, 1024, 12, 64], [2, 4096, 12, 64]] };
-const modes = (name: string, large: Kind['large'], make: (mode: Mode, size: readonly number[], storage: Storage) => BenchCase): Kind[] =>
+const ATTENTIONS = { form: 'ROWSxTxHEADSxDIM[xKVHEADS]', sizes: [[16, 128, 4, 32], [32, 64, 4, 32]], large: [[8, 1024, 12, 64], [2, 4096, 12, 64]] };
+const modes = (name: string, make: (mode: Mode, size: readonly number[], storage: Storage) => BenchCase): Kind[] =>
   (['nn', 'nt', 'tn'] as const).map((mode) =>
-    ({ name: `${name}_${mode}`, size: ['M', 'N', 'K'], sizes: GEMMS, large, make: (size, storage) => make(mode, size, storage) }));
+    ({ name: `${name}_${mode}`, form: 'MxNxK', sizes: GEMMS, large: LARGE_GEMMS, make: (size, storage) => make(mode, size, storage) }));
 
 const KINDS: readonly Kind[] = [
-  ...modes('gemm', LARGE_GEMMS, gemm),
+  ...modes('gemm', gemm),
   { name: 'attention_forward', ...ATTENTIONS, make: attentionForward },
   { name: 'attention_backward', ...ATTENTIONS, make: attentionBackward },
-  { name: 'cross_entropy', size: ['M', 'C', 'V'], sizes: [[2048, 128, 1024]], large: [[8192, 768, 50257]], make: crossEntropy },
-  { name: 'adamw', size: ['PARAMETERS'], sizes: [[2 ** 20]], large: [[2 ** 27]], make: optimiser },
-  ...modes('tfjs', LARGE_GEMMS, stockGemm),
+  { name: 'cross_entropy', form: 'MxCxV', sizes: [[2048, 128, 1024]], large: [[8192, 768, 50257]], make: crossEntropy },
+  { name: 'adamw', form: 'PARAMETERS', sizes: [[2 ** 20]], large: [[2 ** 27]], make: optimiser },
+  ...modes('tfjs', stockGemm),
 ];
 
 /** Single kernels, weights and activations stored as `storage` says; with `large` also sizes that keep a GPU busy. */
@@ -46,14 +46,12 @@ export const kernelCases = (large: boolean, storage: Storage): BenchCase[] =>
  */
 export function sizedCases(text: string, storage: Storage): BenchCase[] {
   const [name, size] = text.split(':', 2);
-  const kinds = KINDS.filter((kind) => kind.name === name || kind.name.startsWith(`${name}_`));
+  const kinds = KINDS.filter((kind) => goesBy(kind.name, name));
   if (kinds.length === 0) throw new UsageError(`bench: ${JSON.stringify(name)} has no size`, `these have: ${KINDS.map((kind) => kind.name).join(', ')}`);
   const numbers = size.split('x').map((part) => (/^[1-9]\d{0,8}$/.test(part) ? Number(part) : NaN));
-  const [{ size: words }] = kinds;
-  const least = words.filter((word) => !word.startsWith('[')).length;
-  if (numbers.some(Number.isNaN) || numbers.length < least || numbers.length > words.length) {
-    throw new UsageError(`bench: ${JSON.stringify(text)} is not of the form ${name}:${words.join('x').replaceAll('x[', '[x')}`);
-  }
+  const [{ form }] = kinds; // those that a name stands for are written alike
+  const [least, most] = [form.split('[')[0], form].map((some) => some.split('x').length);
+  if (numbers.some(Number.isNaN) || numbers.length < least || numbers.length > most) throw new UsageError(`bench: ${JSON.stringify(text)} is not of the form ${name}:${form}`);
   return kinds.map(({ make }) => make(numbers, storage));
 }
 

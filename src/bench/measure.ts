@@ -11,6 +11,9 @@ export interface BenchCase {
   prepare(): Promise<BenchRun>;
 }
 
+/** Whether a benchmark is meant by a name: its own, or `gemm` for all that begin with `gemm_`. */
+export const goesBy = (benchmark: string, name: string): boolean => benchmark === name || benchmark.startsWith(`${name}_`);
+
 export interface BenchRun {
   /** Runs it once, or for what is `repeatable` so many times, and waits until the device is done. The first call may compile; it is not counted. */
   run(times?: number): Promise<void>;

@@ -147,7 +147,7 @@ async function checkAdd(): Promise<Check[]> {
 const each = async <T>(list: readonly T[], check: (item: T) => Promise<Check[]>): Promise<Check[]> =>
   (await Promise.all(list.map(check))).flat();
 
-const ATTENTION = ['', '_split'].flatMap((form) => ['', '_grad_q', '_grad_kv'].map((pass) => `attention${form}${pass}`)).concat('attention_bindings', 'heads', 'store_loop', 'split_heads');
+const ATTENTION = ['', '_split'].flatMap((form) => ['', '_grad_q', '_grad_kv'].map((pass) => `attention${form}${pass}`)).concat('attention_bindings', 'heads', 'split_heads');
 
 export const layerTests: KernelTest[] = [
   ...inBoth('norm', ['norm', 'norm_grad', 'column_sum'], (storage) => each(['layer', 'rms'] as const, (kind) =>

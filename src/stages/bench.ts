@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { kernelCases, sizedCases } from '../bench/kernels.ts';
-import { measure, type BenchCase, type Line } from '../bench/measure.ts';
+import { goesBy, measure, type BenchCase, type Line } from '../bench/measure.ts';
 import { modelCases } from '../bench/models.ts';
 import { ppoIteration } from '../bench/ppo.ts';
 import { startup } from '../bench/startup.ts';
@@ -38,7 +38,7 @@ function chosen(cases: readonly BenchCase[], { names, model, dtype }: BenchSetti
   if (names.length === 0) return cases.filter((one) => !one.named && !(one.large && software));
   return [...new Set(names.flatMap((name) => {
     if (name.includes(':') && !model) return sizedCases(name, dtype);
-    const found = cases.filter((one) => one.name === name || one.name.startsWith(`${name}_`) && !(one.large && software));
+    const found = cases.filter((one) => one.name === name || goesBy(one.name, name) && !(one.large && software));
     if (found.length > 0) return found;
     throw new UsageError(`bench: there is no ${JSON.stringify(name)}`, `there are ${[...new Set(cases.map((one) => one.name))].join(', ')}`);
   }))];

@@ -60,8 +60,9 @@ export function lanesToTest(): Lanes[] {
  * RLHF_TEST_FORMS says `own` or `memory`, for files whose second forms another file runs with narrow vectors (a third of the time to compile).
  */
 export async function onEachVariant(work: (variant: string) => Promise<void>): Promise<void> {
-  const { RLHF_TEST_FORMS: only } = process.env;
-  for (const subgroup of new Set([...(only === 'memory' ? [] : [gpu().subgroup]), ...(only === 'own' ? [] : [0])])) await withSubgroup(subgroup, () => work(`subgroup ${subgroup}`));
+  const { subgroup: own } = gpu();
+  const forms = { own: [own], memory: [0] }[process.env.RLHF_TEST_FORMS ?? ''] ?? [own, 0];
+  for (const subgroup of new Set(forms)) await withSubgroup(subgroup, () => work(`subgroup ${subgroup}`));
 }
 
 /** A seeded generator of numbers: `uniform` in [0,1), `normal` with variance 1, `below(n)` an integer in [0,n). */

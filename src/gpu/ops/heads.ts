@@ -1,8 +1,7 @@
 import source from '../../../kernels/heads.wgsl';
-import storeLoop from '../../../kernels/store_loop.wgsl';
 
 /** An attention kernel's text with what reads its heads in front. */
-export const withHeads = (text: string): string => `${storeLoop}\n${source}\n${text}`;
+export const withHeads = (text: string): string => `${source}\n${text}`;
 
 /** The constants of heads.wgsl: texels a row of each tensor that is read as a texture, 0 for buffers. */
 export const headWidths = (textures: Partial<Record<'QKV' | 'DO' | 'K' | 'V', number>>) =>

@@ -1,15 +1,14 @@
 import columnSource from '../../../kernels/first_column.wgsl';
 import gradSource from '../../../kernels/likelihood_grad.wgsl';
 import sumSource from '../../../kernels/weighted_sum.wgsl';
-import { cpuLanes } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
 import type { Tensor } from '../tensor.ts';
-import { rowLanes, wideKernel, wideLanes } from './reduction.ts';
+import { wideKernel, wideLanes } from './reduction.ts';
 
 /** totals [2,4] += Σ over picks of each of the two weights [M,2] times stats [M,4]. */
 export function weightedSum(stats: Tensor, weights: Tensor, totals: Tensor): void {
-  launch(wideKernel('weighted_sum', sumSource, cpuLanes() ? wideLanes() : rowLanes()), [stats, weights, totals], [stats.rows], [1]);
+  launch(wideKernel('weighted_sum', sumSource, wideLanes()), [stats, weights, totals], [stats.rows], [1]);
 }
 
 /** dLogp [M] of the weighted negative log-likelihood, for weights [M,2]. */
