@@ -18,8 +18,8 @@ if (cpuLanes() !== 16) {
 } else {
   test(NAME, async () => {
     const lines: string[] = [];
-    // The tiles of products are those for GPUs.
-    for await (const { line } of selfTest(testsHere().filter(({ name }) => name !== 'matmul_tiles'))) lines.push(line);
+    // Tiles of products and matrix units are for GPUs.
+    for await (const { line } of selfTest(testsHere().filter(({ name }) => !/^matmul_(tiles|subgroup_matrix)$/.test(name)))) lines.push(line);
     assert.ok(lines.length > 30);
     assert.equal(
       lines.filter((line) => !line.startsWith('ok ')),
