@@ -1,7 +1,7 @@
 // ppo_value_loss: ½ Σ w · max((V − R)², (V_clip − R)²), V_clip = V held within V_old ± ε, and its gradient by V:
 // w (V − R) where the unclipped term is the larger or both are equal, else 0 (V_clip is then a constant).
 // values, oldValues, returns, weights, gradient [M]; weights are 0 at padding. settings = (β, discount, λ, clip, ε).
-// stats [12] are added to: tokens, loss, clipped share, Σ w (R − V)², Σ w R, Σ w R², Σ w V, Σ w (R − V). One workgroup.
+// stats [12]: tokens, loss and clipped share are added to. One workgroup.
 struct P { M: u32 }
 @group(0) @binding(0) var<storage, read> values: array<f32>;
 @group(0) @binding(1) var<storage, read> oldValues: array<f32>;
@@ -15,8 +15,7 @@ struct P { M: u32 }
 @compute @workgroup_size(${WG})
 fn main(@builtin(local_invocation_index) t: u32) {
   let clip = settings[4];
-  var a = vec4f(); // tokens, loss, clipped, (R − V)²
-  var b = vec4f(); // R, R², V, R − V
+  var a = vec4f(); // tokens, loss, clipped
   for (var i = t; i < p.M; i += ${WG}) {
     let w = weights[i];
     var g = 0.0;
@@ -29,18 +28,11 @@ fn main(@builtin(local_invocation_index) t: u32) {
       let heldError = held - returns[i];
       let worse = heldError * heldError > error * error;
       g = select(w * error, 0.0, worse);
-      a += w * vec4f(0, 0.5 * max(error * error, heldError * heldError), select(0.0, 1.0, worse), error * error);
+      a += w * vec4f(0, 0.5 * max(error * error, heldError * heldError), select(0.0, 1.0, worse), 0);
       a.x += 1;
-      b += w * vec4f(returns[i], returns[i] * returns[i], v, -error);
     }
     gradient[i] = g;
   }
   a = sum4(a, t);
-  b = sum4(b, t);
-  if (t == 0) {
-    for (var i = 0u; i < 4; i++) {
-      stats[i] += a[i];
-      stats[4 + i] += b[i];
-    }
-  }
+  if (t == 0) { for (var i = 0u; i < 3; i++) { stats[i] += a[i]; } }
 }

@@ -47,6 +47,19 @@ export function updateMetrics(results: readonly UpdateStats[], mixed: boolean) {
   };
 }
 
+/**
+ * 1 − Var(R − V)/Var(R) of tokens' returns R and values V, summed in double precision about the means, since both may be far from zero; NaN where all
+ * returns are equal.
+ */
+export function explainedVariance(returns: readonly number[], values: readonly number[]): number {
+  const variance = (list: readonly number[]): number => {
+    const mean = average(list);
+    return average(list.map((x) => (x - mean) ** 2));
+  };
+  const all = variance(returns);
+  return all > 0 ? 1 - variance(returns.map((r, i) => r - values[i]!)) / all : NaN;
+}
+
 /** rollouts/step-NNNNNN.jsonl, a row an episode: everything needed to compute the iteration again. */
 export async function saveRollouts(folder: RunFolder, iteration: number, episodes: readonly Episode[]): Promise<void> {
   const dir = join(folder.path, 'rollouts');

@@ -1,7 +1,7 @@
 import { ema } from '../gpu/ops/ema.ts';
 import { gradientNorm } from '../gpu/ops/adamw.ts';
 import {
-  explainedVariance, OBJECTIVE_STATS_LENGTH, POLICY_STATS, policyObjective, PPO_SETTINGS_LENGTH, ppoSettings, VALUE_STATS, valueLoss,
+  OBJECTIVE_STATS_LENGTH, POLICY_STATS, policyObjective, PPO_SETTINGS_LENGTH, ppoSettings, VALUE_STATS, valueLoss,
   type PpoSettings as PpoNumbers,
 } from '../gpu/ops/ppo.ts';
 import { firstColumn } from '../gpu/ops/sums.ts';
@@ -15,6 +15,7 @@ import { Passes } from '../model/passes.ts';
 import { microBatches } from '../train/micro_batches.ts';
 import type { Optimizer } from '../train/optimizer.ts';
 import type { LikelihoodTraining } from './likelihood_training.ts';
+import { explainedVariance } from './ppo_metrics.ts';
 import type { Episode } from './ppo_rollout.ts';
 
 /** What of the rollout a pass of the update reads, beside the tokens: [M] each. */
@@ -128,7 +129,7 @@ export class Update {
     const rows = episodes.map(updateRow);
     const tokens = rows.reduce((sum, r) => sum + r.at.length, 0);
     const parts = [...microBatches(rows, options.microBatchTokens)];
-    const reads: Staged[] = [];
+    const [reads, values]: Staged[][] = [[], []];
     reset.run();
 
     // γ · pretraining likelihood: its gradient is held while the policy's is taken, so that both norms are known.
@@ -147,16 +148,18 @@ export class Update {
     average?.run();
 
     for (const part of parts) {
-      await this.valuePasses.run(packRows(part, this.value.config), ({ extra }) => feed(extra, part, 'values', 'returns', tokens));
+      const pass = await this.valuePasses.run(packRows(part, this.value.config), ({ extra }) => feed(extra, part, 'values', 'returns', tokens));
+      values.push(stage(pass.scores));
     }
     await this.optimizers.value.step(step, rates.value);
 
-    const staged = stagedAll([...reads, stage(policyStats, valueStats, norms.policy, norms.ptx, this.optimizers.policy.norm, this.optimizers.value.norm,
+    const staged = stagedAll([...reads, ...values, stage(policyStats, valueStats, norms.policy, norms.ptx, this.optimizers.policy.norm, this.optimizers.value.norm,
       ...(mixed ? [this.pretraining!.totals] : []))]);
     return async () => {
-      const values = (await staged.read()).map((bytes) => new Float32Array(bytes));
-      const entropy = parts.reduce((sum, part, i) => sum + entropies(values[i], part), 0) / tokens;
-      const [policy, value, policyNorm, ptxNorm, totalNorm, valueNorm, ptx] = values.slice(parts.length);
+      const found = (await staged.read()).map((bytes) => new Float32Array(bytes));
+      const entropy = parts.reduce((sum, part, i) => sum + entropies(found[i], part), 0) / tokens;
+      const valued = parts.flatMap((part, i) => [...found[parts.length + i].subarray(0, picksOf(part))]);
+      const [policy, value, policyNorm, ptxNorm, totalNorm, valueNorm, ptx] = found.slice(2 * parts.length);
       return {
         policyLoss: policy[POLICY_STATS.loss],
         valueLoss: value[VALUE_STATS.loss],
@@ -168,7 +171,7 @@ export class Update {
         ratio: policy[POLICY_STATS.ratio],
         ratioMax: policy[POLICY_STATS.ratioMax],
         ratioMin: policy[POLICY_STATS.ratioMin],
-        explainedVariance: explainedVariance(value),
+        explainedVariance: explainedVariance(parts.flatMap((part) => part.flatMap(({ episode }) => [...episode.returns])), valued),
         policyNorm: policyNorm[0],
         ptxNorm: mixed ? ptxNorm[0] : NaN,
         valueNorm: valueNorm[0],
@@ -226,9 +229,12 @@ function feed(feeds: Feeds, part: readonly EpisodeRow[], old: 'logprobs' | 'valu
   upload(feeds.weights, arrays.weights);
 }
 
+/** What is read of a part's rows. */
+const picksOf = (part: readonly EpisodeRow[]): number => part.reduce((sum, { at }) => sum + at.length, 0);
+
 /** Σ of the entropies in a pass's statistics over the part's real picks. */
 function entropies(stats: Float32Array, part: readonly EpisodeRow[]): number {
-  const picks = part.reduce((sum, r) => sum + r.at.length, 0);
+  const picks = picksOf(part);
   let sum = 0;
   for (let m = 0; m < picks; m++) sum += stats[4 * m + 1];
   return sum;

@@ -1,7 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { explainedVariance, POLICY_STATS, VALUE_STATS } from '../../src/gpu/ops/ppo.ts';
+import { POLICY_STATS, VALUE_STATS } from '../../src/gpu/ops/ppo.ts';
 import { policyObjectiveOf, valueLossOf } from '../../src/self_test/reference/ppo.ts';
+import { explainedVariance } from '../../src/stages/ppo_metrics.ts';
 import { assertClose, closeAfterTests, fixture, lanesToTest, openForTests, seeded } from './device.ts';
 import { type Batch, policy, type Rollout, rewardsAndAdvantages, value } from './ppo_ops.ts';
 
@@ -42,11 +43,15 @@ test('golden vectors: policy and value losses, gradients and statistics, very la
         'value statistics',
         1e-5,
       );
-      assertClose([v.stats[VALUE_STATS.returns]], [s.returns_mean], 'mean return', 1e-5, 1e-7);
-      assertClose([explainedVariance(v.stats)], [s.explained_var], 'explained variance', 1e-5);
+    }
+    const real = (rows: number[][]): number[] => rows.flat().filter((_, i) => mask[i]);
+    for (const offset of [0, 1e5]) { // returns far from zero explain as much
+      assertClose([explainedVariance(real(c.returns).map((r) => r + offset), real(c.values))], [c.stats.explained_var], `explained variance, ${offset}`, 1e-5);
     }
   }
 });
+
+test('of returns that are all equal nothing can be explained', () => assert.ok(Number.isNaN(explainedVariance([3, 3, 3], [1, 2, 3]))));
 
 test('equal policies: ratio exactly 1, nothing clipped, gradient −w·A', async () => {
   const logp = [...seeded(2).normals(9, 4)];

@@ -124,16 +124,11 @@ export function policyObjective(
   );
 }
 
-/** As POLICY_STATS; R are the returns, V the values. */
+/** As POLICY_STATS. */
 export const VALUE_STATS = {
   tokens: 0,
   loss: 1,
   clipFraction: 2,
-  squaredError: 3,
-  returns: 4,
-  returnsSquared: 5,
-  values: 6,
-  error: 7,
 } as const;
 
 /**
@@ -158,11 +153,4 @@ export function valueLoss(
     [io.values.rows],
     [1],
   );
-}
-
-/** 1 − Var(R − V)/Var(R) from a minibatch's value statistics; NaN where all returns are equal. */
-export function explainedVariance(stats: ArrayLike<number>): number {
-  const left = stats[VALUE_STATS.squaredError] - stats[VALUE_STATS.error] ** 2;
-  const all = stats[VALUE_STATS.returnsSquared] - stats[VALUE_STATS.returns] ** 2;
-  return all > 0 ? 1 - left / all : NaN;
 }

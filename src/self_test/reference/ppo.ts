@@ -57,15 +57,6 @@ export function valueLossOf(values: number[], oldValues: number[], returns: numb
   return {
     loss: mean(losses),
     gradient: error.map((e, i) => (worse[i] ? 0 : e / n)),
-    stats: [
-      n,
-      mean(losses),
-      mean(worse.map(Number)),
-      mean(error.map((e) => e * e)),
-      mean(returns),
-      mean(returns.map((r) => r * r)),
-      mean(values),
-      mean(error.map((e) => -e)),
-    ],
+    stats: [n, mean(losses), mean(worse.map(Number))],
   };
 }
