@@ -7,7 +7,8 @@ import { isAlive } from './process.ts';
 
 /** Turns the system's error about an output file into a RunError that names it; other errors come back as they are. */
 export function outputError(error: unknown, path: string): unknown {
-  const { code, path: at } = (error ?? {}) as NodeJS.ErrnoException;
+  const { code, path: from, dest } = (error ?? {}) as NodeJS.ErrnoException & { dest?: string };
+  const at = /^(EISDIR|EEXIST|ENOTDIR|ENOTEMPTY)$/.test(code ?? '') ? dest ?? from : from; // of a file that is moved, what is in its way
   const where = (at ?? path).replace(/\.(tmp|old)-\d+-[0-9a-f]{8}(?=$|[\\/]).*$/s, ''); // of unfinished work, what it is to become
   switch (code) {
     case 'ENOSPC':

@@ -15,7 +15,7 @@ export async function* generate(decoder: Decoder, requests: AsyncIterable<Reques
   while (!next.done) {
     const need = (request: Request): number => Math.min(decoder.config.context, request.prompt.length + request.maxNewTokens);
     let length = 64;
-    if (memory !== undefined) length = Array.isArray(requests) ? Math.max(...(requests as Request[]).map(need)) : decoder.config.context;
+    if (memory !== undefined) length = Array.isArray(requests) ? (requests as Request[]).reduce((most, request) => Math.max(most, need(request)), 0) : decoder.config.context;
     while (length < need(next.value)) length *= 2;
     const make = (slots: number): Generator => new Generator(decoder, { ...options, slots, length });
     const longest = new Int32Array(Math.min(length, decoder.config.context) - 1);

@@ -59,6 +59,9 @@ function assertFinite(values: Float32Array, what: string, { dir, weights }: Mode
   throw new RunError(`${dir}: ${what} is ${broken}`, weights.storage === 'f16' ? 'leave --dtype f16 away: it ends at 65504' : undefined);
 }
 
+/** Passes that are submitted before the first of them is read: the device need not wait for the host, nor signals for the device. */
+const AHEAD = 4;
+
 /** Scores of token rows under a reward model, each read at its last token. */
 export class Scorer {
   readonly passes: Passes;
@@ -82,18 +85,24 @@ export class Scorer {
     return sharedBatches(readAtTheEnd(rows), this.budget);
   }
 
-  async scores(rows: Iterable<ArrayLike<number>>): Promise<number[]> {
+  /** Throws the reason of `signal` when it is aborted, and RunError where a score is not finite. */
+  async scores(rows: Iterable<ArrayLike<number>>, signal?: AbortSignal): Promise<number[]> {
+    const scores: number[] = [];
     const submitted: { count: number; staged: Staged }[] = [];
+    const readTo = async (left: number): Promise<void> => {
+      for (; submitted.length > left; signal?.throwIfAborted()) {
+        const { count, staged } = submitted.shift()!;
+        const values = new Float32Array((await staged.read())[0]).subarray(0, count);
+        assertFinite(values, 'a reward', this.model);
+        for (const value of values) scores.push(value);
+      }
+    };
     for (const part of this.parts(rows)) {
       const pass = await this.passes.run(packRows(part, this.model.config));
       submitted.push({ count: pickedRows(part).length, staged: stage(pass.scores) });
+      await readTo(AHEAD);
     }
-    const scores: number[] = [];
-    for (const { count, staged } of submitted) {
-      const values = new Float32Array((await staged.read())[0]).subarray(0, count);
-      assertFinite(values, 'a reward', this.model);
-      scores.push(...values);
-    }
+    await readTo(0);
     return scores;
   }
 }

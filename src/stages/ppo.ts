@@ -12,13 +12,13 @@ import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import { checkFinite, checkpoint, lastStep, resume, type Kept } from '../train/loop.ts';
+import { afterSteps, checkFinite, checkpoint, lastStep, resume, type Kept } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { PassOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { ppoMultiplier } from '../train/schedule.ts';
-import { microBatches } from '../train/micro_batches.ts';
+import { longestOf, microBatches } from '../train/micro_batches.ts';
 import { beginRun, compileProgress, memoryReport, openSession } from '../train/session.ts';
 import { Scorer } from './judge.ts';
 import { LikelihoodTraining } from './likelihood_training.ts';
@@ -58,8 +58,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
 
   const total = settings.episodes ?? prompts.rows.length;
   const iterations = Math.ceil(total / settings.batchSize);
-  const longestPrompt = Math.max(...prompts.rows.map((p) => p.ids.length));
-  const longest = longestPrompt + settings.maxNewTokens;
+  const longest = longestOf(prompts.rows.map(({ ids }) => ids)) + settings.maxNewTokens;
   for (const [option, reader] of [['--reward', reward.model], ['--value', value], ['--reference', reference]] as const) {
     if (reader) checkReader(option, reader, policy, Math.min(policy.config.context, longest));
   }
@@ -154,12 +153,14 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
     const ranBefore = kept.passes.map(({ ran }) => ({ ...ran }));
     await compare(episodes, compared, policy, microBatchTokens);
     const scores = await scoring.catch(async (error) => {
-      if (!context.signal.aborted) throw error;
-      // Ctrl-C has ended a reward program. The policy is as it was before this iteration.
+      // A reward program has failed, or Ctrl-C has ended it. The policy is as it was before this iteration.
       kept.passes.forEach(({ ran }, i) => Object.assign(ran, ranBefore[i]));
-      await checkpoint(kept, folder, iteration, { controller }, true);
+      const stopped = error instanceof Interrupted;
+      if (stopped || iteration > start) await checkpoint(kept, folder, iteration, { controller }, true);
       context.progress.end();
-      throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);
+      if (stopped) throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);
+      if (iteration > 0) context.log(`${iteration} iterations are in the checkpoint: go on with --resume`);
+      throw error;
     });
     episodes.forEach((e, i) => {
       e.score = scores[i] - (e.finish === 'length' ? settings.missingEosPenalty : 0);
@@ -226,9 +227,11 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
 
   // The moving average is the result where there is one; the raw weights are kept beside it.
   const files = Object.fromEntries(tokenizer.files);
-  await trainedValue.save(join(settings.out!, 'value'), files);
-  if (update.average) await trained.save(join(settings.out!, 'raw'), files);
-  await trained.save(settings.out!, files, update.average);
+  await afterSteps(kept, folder, end, { controller }, async () => {
+    await trainedValue.save(join(settings.out!, 'value'), files);
+    if (update.average) await trained.save(join(settings.out!, 'raw'), files);
+    await trained.save(settings.out!, files, update.average);
+  });
   const summary = { steps: end, ...memoryReport(passes), padding: paddingShare(...kept.passes) };
   await folder.end(summary, end === iterations);
   await context.stdout.write(JSON.stringify({ command: 'ppo', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf, type Collected } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
@@ -11,7 +12,7 @@ import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { NewModelSettings, PretrainSettings } from '../options.ts';
 import { byteLevelTokenizerConfig, SPECIAL_TOKENS, trainByteLevelBpe } from '../text/bpe_trainer.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
-import { runSteps } from '../train/loop.ts';
+import { afterSteps, runSteps, type StepTask } from '../train/loop.ts';
 import { checkThatFits, choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
@@ -31,6 +32,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const texts = known ? undefined : await readTexts(settings, context);
   const made = known ? { tokenizer: known, hashes: {} } : await newTokenizer(settings, texts!.rows, context);
   const { tokenizer } = made;
+  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
   if (known && settings.vocabSize !== undefined && settings.vocabSize !== known.vocabSize) {
     context.warn(`--vocab-size ${settings.vocabSize}: the tokenizer in ${settings.tokenizer} has ${known.vocabSize} entries, and so has the model`);
   }
@@ -69,7 +71,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const schedule = { ...settings, totalSteps: order.totalSteps, minRatio: settings.minLrRatio };
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
 
-  const done = await runSteps('pretrain', {
+  const task: StepTask = {
     totalSteps: order.totalSteps,
     async submit(step) {
       await training.accumulate(step, batchOf(step));
@@ -93,9 +95,10 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
     passes: [training.training],
-  }, folder, settings, context);
+  };
+  const done = await runSteps('pretrain', task, folder, settings, context);
 
-  await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
+  await afterSteps(task, folder, done, undefined, () => trained.save(settings.out!, Object.fromEntries(tokenizer.files)));
   const summary = { steps: done, ...memoryReport(passes), padding: paddingShare(training.training) };
   await folder.end(summary, done === order.totalSteps);
   await context.stdout.write(JSON.stringify({ command: 'pretrain', out: settings.out, ...summary, ...lastMetrics(folder.metrics.path) }));

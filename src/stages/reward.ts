@@ -16,7 +16,7 @@ import { shareBeginnings } from '../model/shared_beginnings.ts';
 import { residualDropout } from '../model/residual_dropout.ts';
 import type { RmSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import { runSteps } from '../train/loop.ts';
+import { afterSteps, runSteps, type StepTask } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
 import { inPasses, readingTokens, tokensOf as packedTokens } from '../train/micro_batches.ts';
 import { Optimizer } from '../train/optimizer.ts';
@@ -106,7 +106,7 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
   const rate = (step: number): number => settings.lr * multiplier(step, schedule);
   const counts: number[] = []; // responses of each pass, in the order in which their scores are read
 
-  const done = await runSteps('train-rm', {
+  const task: StepTask = {
     totalSteps: order.totalSteps,
     async submit(step) {
       upload(totals, nothing);
@@ -145,11 +145,13 @@ export async function trainRm(settings: RmSettings, context: RunContext): Promis
     },
     parts: [{ name: 'model', weights: trained.parameters, flats: trained.flats }, ...optimizer.parts],
     passes: [passes],
-  }, folder, settings, context);
+  };
+  const done = await runSteps('train-rm', task, folder, settings, context);
 
-  const mean = average(await scorer.scores(standard()));
-  model.rewardBias -= mean;
-  await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
+  await afterSteps(task, folder, done, undefined, async () => {
+    model.rewardBias -= average(await scorer.scores(standard(), context.signal));
+    await trained.save(settings.out!, Object.fromEntries(tokenizer.files));
+  });
   const summary = { out: settings.out, steps: done, reward_bias: model.rewardBias, ...memoryReport(chosen), padding: paddingShare(passes) };
   await folder.end(summary, done === order.totalSteps);
   await context.stdout.write(JSON.stringify({ command: 'train-rm', ...summary, ...lastMetrics(folder.metrics.path) }));

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { isDeepStrictEqual } from 'node:util';
 import type { RunContext } from '../context.ts';
 import type { Storage } from '../gpu/tensor.ts';
-import { RunError, UsageError } from '../errors.ts';
+import { Interrupted, RunError, UsageError } from '../errors.ts';
 import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { Scorer } from './judge.ts';
@@ -42,9 +42,10 @@ export async function sameTokenizer(dir: string, tokenizer: Tokenizer, option: s
   }
 }
 
-/** Runs a program once through `sh -c`: completions rows in, one scored row back for each, in order. */
+/** Runs a program once through `sh -c`: completions rows in, one scored row back for each, in order. Throws Interrupted after Ctrl-C. */
 function runProgram(command: string, answers: readonly Answer[], context: RunContext): Promise<number[]> {
   return new Promise((resolve, reject) => {
+    if (context.signal.aborted) return reject(new Interrupted());
     // A process group of its own: Ctrl-C reaches it through us alone, and ends what the shell has started as well.
     const child = spawn('sh', ['-c', command], { stdio: ['pipe', 'pipe', 'inherit'], detached: true });
     const end = (): void => {
@@ -56,7 +57,7 @@ function runProgram(command: string, answers: readonly Answer[], context: RunCon
     };
     const abort = (): void => {
       end();
-      reject(new RunError(`--reward cmd:${command}: stopped`));
+      reject(new Interrupted());
     };
     context.signal.addEventListener('abort', abort, { once: true });
     process.once('exit', end);

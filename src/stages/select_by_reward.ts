@@ -7,6 +7,7 @@ import { checkReader, loadModel, type Model } from '../model/load.ts';
 import { prepare } from '../model/passes.ts';
 import type { SftSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
+import { longestOf } from '../train/micro_batches.ts';
 import { average } from '../train/ranking_metrics.ts';
 import { Scorer } from './judge.ts';
 import { sameTokenizer } from './reward_source.ts';
@@ -40,7 +41,7 @@ export async function openSelection(settings: SftSettings, model: Model, tokeniz
     const prompt: Prompt = row.kind === 'pair' ? row.prompt : row.messages.slice(0, -1);
     return withRoom(encodePrompt(tokenizer, prompt), model.config.context, settings);
   }, { skipBadRows: settings.skipBadRows, skipLong: true, warn: (line) => context.warn(line) });
-  const length = Math.min(model.config.context, Math.max(...prompts.map((ids) => ids.length)) + settings.maxNewTokens);
+  const length = Math.min(model.config.context, longestOf(prompts) + settings.maxNewTokens);
   checkReader('--select-by-reward', reward, model, length);
   const requests = prompts.map((ids, row) => ({ prompt: ids, row, sample: 0, maxNewTokens: settings.maxNewTokens }));
   const draw = { temperature: 1, topK: 0, topP: 1, seed: settings.seed, iteration: 0 };

@@ -10,7 +10,7 @@ import { paddingShare, prepare, reserve } from '../model/passes.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { SftSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import { runSteps, type StepTask } from '../train/loop.ts';
+import { afterSteps, runSteps, type StepTask } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder, PassOrder } from '../train/order.ts';
@@ -127,7 +127,7 @@ export async function trainSft(settings: SftSettings, context: RunContext): Prom
   const done = await runSteps('train-sft', task, folder, settings, context);
 
   const chosen = best && selection.step > 0 ? best.flats : undefined;
-  await trained.save(settings.out!, Object.fromEntries(tokenizer.files), chosen);
+  await afterSteps(task, folder, done, task.state?.(), () => trained.save(settings.out!, Object.fromEntries(tokenizer.files), chosen));
   const summary = { out: settings.out, steps: done, ...(chosen ? { selected_step: selection.step } : {}),
     ...memoryReport(passes), padding: paddingShare(training.training) };
   await folder.end(summary, done === order.totalSteps);

@@ -78,6 +78,19 @@ export async function runSteps(label: string, task: StepTask, folder: RunFolder,
   return end;
 }
 
+/**
+ * Does what follows the last of `step` steps (scoring, writing the model). Where that fails or is interrupted and no checkpoint holds that step, one is
+ * saved first, if that can be done: --resume then goes on from there. Throws what `work` throws, of Interrupted one that says so.
+ */
+export async function afterSteps(kept: Kept, folder: RunFolder, step: number, more: Record<string, unknown> | undefined, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (lastCheckpoint(folder.checkpoints)?.state.step !== step) await checkpoint(kept, folder, step, more, true).catch(() => undefined);
+    throw error instanceof Interrupted ? new Interrupted('stopped after the last step: go on with --resume') : error;
+  }
+}
+
 /** The step after which this part of a run ends: not before what is done already. */
 export function lastStep(start: number, totalSteps: number, { maxSteps }: { maxSteps?: number }, context: RunContext): number {
   const end = Math.min(totalSteps, maxSteps ?? Infinity);

@@ -5,6 +5,13 @@ import { shareBeginnings } from '../model/shared_beginnings.ts';
 /** Tokens in one forward and backward pass where --micro-batch-tokens does not say. */
 export const defaultMicroBatchTokens = (): number => (gpu().software ? 2048 : 16384);
 
+/** The length of the longest row; there may be more rows than a call takes arguments. */
+export const longestOf = (rows: Iterable<ArrayLike<number>>): number => {
+  let longest = 0;
+  for (const { length } of rows) longest = Math.max(longest, length);
+  return longest;
+};
+
 /** Splits things in their order into passes of at most `budget` tokens (a larger one goes alone), as they come. */
 export function* inPasses<T>(things: Iterable<T>, size: (thing: T) => number, budget: number): Generator<T[]> {
   let part: T[] = [];

@@ -33,7 +33,7 @@ export interface Cost {
  * happens. Returns undefined where there is nothing (more) to do.
  */
 export async function beginRun(settings: { out: string; resume: boolean; overwrite: boolean; dryRun: boolean; warmup: number;
-  evalEvery: number; evalData?: string[]; chatTemplate?: string },
+  evalEvery: number; evalData?: string[]; chatTemplate?: string; memory?: number },
   context: RunContext, opened: Gpu, cost: Cost, data: Record<string, string>): Promise<RunFolder | undefined> {
   const adapter = adapterName(opened.info);
   const { passes, ...counts } = cost;
@@ -41,6 +41,9 @@ export async function beginRun(settings: { out: string; resume: boolean; overwri
     recompute: passes.recompute };
   context.log(`${count(cost.rows)} rows, ${count(cost.tokens)} tokens, ${count(cost.steps)} steps, ${count(cost.parameters)} parameters, `
     + `about ${megabytes(passes.bytes)} on ${adapter}`);
+  if (settings.memory !== undefined && passes.bytes > settings.memory) {
+    context.warn(`--memory ${megabytes(settings.memory)}: the passes that were asked for, or that the resumed run had, take about ${megabytes(passes.bytes)}`);
+  }
   if (settings.warmup >= cost.steps) {
     context.warn(`--warmup ${settings.warmup}: all of the ${count(cost.steps)} steps are warm-up, in which the rate stays below --lr`);
   }

@@ -1,9 +1,9 @@
 // What becomes of a run folder when runs fail, go on under other conditions, or meet in it.
-import { copyFileSync, cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { buildWholeProgram, jsonLines, outcome, type WholeProgram } from '../properties/program.ts';
+import { assertSameRun, buildWholeProgram, jsonLines, outcome, type WholeProgram } from '../properties/program.ts';
 import { prepareData } from './runs.ts';
 
 let rlhf: WholeProgram;
@@ -38,6 +38,26 @@ test('--overwrite with a judge that fails leaves the older model as it was', asy
   assert.is(record('policy').settings.seed, 1);
 });
 
+test('a model that cannot be written loses nothing: once it can be, the run is resumed after its last step', async () => {
+  const RM = ['train-rm', '--model', 'base', '--data', 'rankings.jsonl', '--demonstrations', 'demonstrations.jsonl', '--quiet'];
+  for (const [name, args, model] of [
+    ['sft', SFT, ''],
+    ['rm', RM, ''],
+    ['pretrain', ['pretrain', '--model', 'base', '--data', 'text.jsonl', '--quiet'], ''],
+    ['ppo', [...PPO, '--reward', judge(LENGTHS), '--ema', '0.9'], 'raw'],
+  ] as const) {
+    await rlhf.succeed([...args, '--out', `${name}-whole`]);
+    const obstacle = rlhf.path(`${name}-parts`, model, 'tokenizer_config.json');
+    mkdirSync(join(obstacle, 'something'), { recursive: true });
+    const failed = await rlhf.run([...args, '--out', `${name}-parts`]);
+    assert.is(failed.code, 1, failed.stderr);
+    assert.match(failed.stderr, /tokenizer_config\.json: cannot be written, a folder is in the way/);
+    rmSync(obstacle, { recursive: true });
+    await rlhf.succeed([...args, '--out', `${name}-parts`, '--resume']);
+    assertSameRun(rlhf.path(`${name}-parts`), rlhf.path(`${name}-whole`), name);
+  }
+});
+
 test('a judge must answer in order where it repeats what it was given, and within what a float32 holds', async () => {
   for (const [more, message] of [
     [`${LENGTHS} rows.reverse();`, /row \d+ has another "completion" than the response in its place: a row is due for each, in order/],
@@ -59,9 +79,10 @@ test('--resume with fewer --max-steps than are done trains nothing and leaves a 
   assert.is(before.steps, 5);
   const weights = readFileSync(rlhf.path('sft', 'model.safetensors'));
   for (const steps of ['5', '2']) {
-    const again = await rlhf.run([...SFT, '--out', 'sft', '--max-steps', steps, '--resume'].filter((word) => word !== '--quiet'));
+    const again = await rlhf.run([...SFT, '--out', 'sft', '--max-steps', steps, '--resume', '--memory', '100K'].filter((word) => word !== '--quiet'));
     assert.is(again.code, 0, again.stderr);
     assert.is(/5 steps are done already, more than --max-steps 2: nothing is trained/.test(again.stderr), steps === '2');
+    assert.match(again.stderr, /--memory 100 KiB: the passes that were asked for, or that the resumed run had, take about/);
     const [summary] = jsonLines(again.stdout);
     assert.equal([summary.steps, summary.step, summary.padding], [5, 5, before.padding]);
     assert.equal([record('sft').steps, record('sft').padding], [5, before.padding]);

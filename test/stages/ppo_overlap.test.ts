@@ -4,13 +4,16 @@ import { readFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { gpu } from '../../src/gpu/device.ts';
+import { Interrupted } from '../../src/errors.ts';
 import type { ModelConfig } from '../../src/model/config.ts';
 import { newModel } from '../../src/model/load.ts';
 import { Passes } from '../../src/model/passes.ts';
 import { Scorer } from '../../src/stages/judge.ts';
 import { compare } from '../../src/stages/ppo_episodes.ts';
+import { openReward } from '../../src/stages/reward_source.ts';
 import type { Episode } from '../../src/stages/ppo_rollout.ts';
 import { closeAfterTests, openForTests } from '../gpu/device.ts';
+import { recordingContext } from './context.ts';
 import { buildWholeProgram, jsonLines, TINY } from '../properties/program.ts';
 
 test.before(openForTests);
@@ -51,6 +54,31 @@ async function observed(work: () => Promise<unknown>): Promise<string[]> {
   }
   return events;
 }
+
+test('scoring many rows reads as it goes on, gives what single rows give, and stops when it is asked to', async () => {
+  const scorer = new Scorer(newModel(config, 2, false, 'reward'), 32);
+  const rows = Array.from({ length: 40 }, (_, i) => Int32Array.from({ length: 5 + (i % 9) }, (_, t) => (7 * i + 3 * t) % 60));
+  let scores: number[] = [];
+  const events = await observed(async () => (scores = await scorer.scores(rows)));
+  assert.ok(events.filter((event) => event === 'pass').length > 10);
+  assert.ok(events.indexOf('wait') < 6, 'not all passes are submitted first');
+  for (const [i, row] of rows.entries()) assert.equal(await scorer.scores([row]), [scores[i]]);
+  const ended = await scorer.scores(rows, AbortSignal.abort(new Interrupted())).catch((error: unknown) => error);
+  assert.instance(ended, Interrupted);
+});
+
+test('a judge is not started after Ctrl-C, and one that is at work is ended', async () => {
+  const context = recordingContext('ppo');
+  const controller = new AbortController();
+  const { scores } = await openReward('cmd:sleep 60', undefined as never, { ...context, signal: controller.signal });
+  const began = performance.now();
+  const answers = [{ prompt: 'a', ids: [1], completion: 'b', finish: 'stop' as const }];
+  const waiting = scores(answers).catch((error: unknown) => error);
+  controller.abort(new Interrupted());
+  assert.instance(await waiting, Interrupted);
+  assert.instance(await scores(answers).catch((error: unknown) => error), Interrupted);
+  assert.ok(performance.now() - began < 20_000);
+});
 
 test('all passes are submitted before the first wait, and give what single episodes give', async () => {
   const policy = newModel(config, 1, false);
