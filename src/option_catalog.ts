@@ -103,7 +103,7 @@ export const all = {
   'max-grad-norm': number('Optimiser', 'Global gradient norm above which gradients are scaled down (0: never).', {
     min: 0,
   }),
-  dropout: number('Optimiser', 'Dropout on the residual stream, the embeddings and the attention output.', {
+  dropout: number('Optimiser', 'Residual dropout: on what attention and the MLP add to the residual stream.', {
     min: 0,
     below: 1,
   }),
@@ -119,7 +119,7 @@ export const all = {
     min: 0,
     max: 100,
   }),
-  'pretrain-weight': number('Pretraining mix', 'Weight of a pretraining row beside the batch.', { min: 0 }),
+  'pretrain-weight': number('Pretraining mix', 'Weight of a pretraining row beside the batch.', { above: 0 }),
   'pretrain-batch': integer('Pretraining mix', 'Pretraining rows of context length a minibatch.', { min: 1 }),
   gamma: number('Pretraining mix', 'Pretraining coefficient γ.', { min: 0, defaultText: '1 with --pretrain, else 0' }),
 

@@ -8,7 +8,8 @@ function pick<K extends keyof typeof all>(...names: K[]): Pick<typeof all, K> {
 const run = pick('config', 'quiet');
 const deviceOnly = withDefaults(pick('device', 'dtype', 'seed'), { dtype: 'f32', seed: 0 });
 const device = { ...deviceOnly, ...pick('memory') };
-const rowRules = pick('skip-bad-rows', 'truncate', 'skip-long', 'chat-template');
+const ofLongRows = pick('truncate', 'skip-long');
+const rowRules = { ...pick('skip-bad-rows', 'chat-template'), ...ofLongRows };
 const decoding = withDefaults(pick('temperature', 'top-k', 'top-p', 'max-new-tokens', 'stop', 'greedy'), {
   temperature: 1,
   'top-k': 0,
@@ -16,7 +17,7 @@ const decoding = withDefaults(pick('temperature', 'top-k', 'top-p', 'max-new-tok
   'max-new-tokens': 128,
 });
 
-/** Options of all training commands; the defaults are train-sft's. */
+/** Options of all training commands; the defaults are train-sft's. Documents are packed, so that pretraining has no rows that are too long. */
 const training = {
   ...requiring(pick('out'), 'out'),
   ...withDefaults(
@@ -63,7 +64,7 @@ const training = {
       'lora-alpha': 16,
     },
   ),
-  ...rowRules,
+  ...pick('skip-bad-rows', 'chat-template'),
   ...run,
   ...device,
 };
@@ -91,6 +92,7 @@ export const sftOptions = withDefaults(
     ...pick('eval-data', 'dropout', 'packing', 'pretrain', 'pretrain-fraction', 'pretrain-weight', 'select-by-reward'),
     ...pick('max-new-tokens'),
     ...training,
+    ...ofLongRows,
   },
   { dropout: 0, 'pretrain-fraction': 0.1, 'pretrain-weight': 1, 'max-new-tokens': 128 },
 );
@@ -98,8 +100,9 @@ export const sftOptions = withDefaults(
 export const rmOptions = withDefaults(
   {
     ...requiring(pick('model', 'data'), 'model', 'data'),
-    ...pick('k', 'eval-data', 'demonstrations', 'dropout', 'bootstrap'),
+    ...pick('k', 'eval-data', 'demonstrations', 'dropout'),
     ...training,
+    ...ofLongRows,
     k: {
       ...all.k,
       text: 'At most this many responses of each prompt, drawn anew each epoch.',
@@ -108,7 +111,7 @@ export const rmOptions = withDefaults(
     },
     'batch-size': { ...training['batch-size'], text: 'Prompts a step.' },
   },
-  { lr: 9e-6, epochs: 1, 'batch-size': 64, dropout: 0, bootstrap: 1000 },
+  { lr: 9e-6, epochs: 1, 'batch-size': 64, dropout: 0 },
 );
 
 export const ppoOptions = withDefaults(
@@ -138,6 +141,7 @@ export const ppoOptions = withDefaults(
       'save-rollouts',
     ),
     ...training,
+    ...ofLongRows,
     'batch-size': { ...training['batch-size'], text: 'Episodes an iteration.', group: 'PPO' } as Option<number>,
     epochs: {
       ...training.epochs,

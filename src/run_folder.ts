@@ -10,7 +10,7 @@ import { modelHashes, tokenizerHashes } from './files/model_hashes.ts';
 import { MetricsLog } from './metrics_log.ts';
 import { show } from './option_values.ts';
 import { contents, dropReplaced, finishPuttingBack, hasResult, isOwn, MOVING, ownFolders, putBack, putBackLocked, removeFailed, REPLACED, setAside } from './run_files.ts';
-import { namedSettings } from './settings.ts';
+import { kebabCase, namedSettings } from './settings.ts';
 import { versions } from './versions.ts';
 
 /** SHA-256 of a model's files by their names, for each option that names a model. */
@@ -193,7 +193,7 @@ export async function inspectRunFolder({
     return { state: 'new' };
   }
   if (!holds.checkpoints && !record.complete) return { state: 'started', record };
-  checkSame(out, kind, record, namedSettings(settings));
+  checkSame(out, kind, record, settings);
   return { state: record.complete ? 'complete' : 'resumable', record };
 }
 
@@ -307,15 +307,16 @@ async function readRecord(path: string): Promise<RunRecord | undefined> {
   throw new UsageError(`${file}: not the record of a run`, 'start anew with --overwrite');
 }
 
-function checkSame(out: string, kind: string, record: RunRecord, settings: Record<string, unknown>): void {
+function checkSame(out: string, kind: string, record: RunRecord, settings: object): void {
   const hint = 'give the settings that the run began with, or start anew with --overwrite';
   if (record.command !== kind)
     throw new UsageError(
       `--resume: the run in ${show(out)} is one of ${show(record.command, false)}, not ${kind}`,
       hint,
     );
-  const now = JSON.parse(JSON.stringify(settings)) as Record<string, unknown>;
-  const different = [...new Set([...Object.keys(record.settings), ...Object.keys(now)])]
+  const now = JSON.parse(JSON.stringify(namedSettings(settings))) as Record<string, unknown>;
+  // The command of the version that the run began with may have had options that this one does not have.
+  const different = Object.keys(settings).map(kebabCase)
     .filter((name) => !mayDiffer.has(name) && !sameSetting(name, record.settings[name], now[name], record.cwd))
     .sort()
     .map(

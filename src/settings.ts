@@ -73,7 +73,7 @@ const callOnly = new Set([
   'source', // other words
 ]);
 
-const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+export const kebabCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 async function readConfig(path: string, table: OptionTable): Promise<Record<string, unknown>> {
   checkExists({ type: 'file', group: 'Run', text: '' }, path, '--config');

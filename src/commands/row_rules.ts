@@ -1,5 +1,5 @@
 import { UsageError } from '../errors.ts';
 
-export function checkRows(settings: { truncate: boolean; skipLong: boolean }): void {
+export function checkRows(settings: { truncate?: boolean; skipLong?: boolean }): void {
   if (settings.truncate && settings.skipLong) throw new UsageError('--truncate and --skip-long exclude each other');
 }

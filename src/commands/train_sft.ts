@@ -23,6 +23,9 @@ export const trainSft = command<SftSettings>({
         'the rows whose prompts are answered after each epoch',
       );
     }
+    if (settings.selectByReward !== undefined && settings.evalData!.includes('-')) {
+      throw new UsageError('--eval-data -: with --select-by-reward its rows are read twice, and standard input can be read once', 'name a file');
+    }
   },
   run: async (context, settings) => (await import('../stages/sft.ts')).trainSft(settings, context),
 });

@@ -158,7 +158,10 @@ function pad(bytes: Uint8Array): Uint8Array {
   return missing ? Buffer.concat([bytes, Buffer.alloc(missing)]) : bytes;
 }
 
+/** The most bytes that one call writes: the system takes no more than 2 GiB. */
+const MOST = 2 ** 30;
+
 async function append(file: FileHandle, bytes: Uint8Array): Promise<number> {
-  for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+  for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, Math.min(MOST, bytes.length - at))).bytesWritten;
   return bytes.length;
 }

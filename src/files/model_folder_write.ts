@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { configToHf, tensorPlan, type Head, type ModelConfig } from '../model/config.ts';
@@ -139,9 +139,4 @@ async function moveInto(dir: string, aside: string): Promise<void> {
 
 function toJson(value: Json): string {
   return `${JSON.stringify(value, null, 2)}\n`;
-}
-
-/** Copies tokenizer files that exist in `from` (to a checkpoint or a value model's folder, say). */
-export function copyTokenizer(from: string, to: string): void {
-  for (const name of TOKENIZER_FILES) if (existsSync(join(from, name))) copyFileSync(join(from, name), join(to, name));
 }

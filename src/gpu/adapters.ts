@@ -1,4 +1,5 @@
 import { loadDawn, quietly } from './device.ts';
+import { prepareSoftwareDriver } from './software_driver.ts';
 
 /** An adapter as Dawn names it: what `--device` is matched with. */
 export interface AdapterName {
@@ -15,7 +16,7 @@ let instance: GPU | undefined;
 export async function listAdapters(): Promise<AdapterName[]> {
   const dawn = await loadDawn();
   Object.assign(globalThis, dawn.globals);
-  process.env.XDG_RUNTIME_DIR ??= '/tmp';
+  prepareSoftwareDriver(); // its name tells how wide its vectors are
   instance = dawn.create([`adapter=${NOBODY}`]);
   try {
     await quietly(() => instance!.requestAdapter());

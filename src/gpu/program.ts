@@ -1,3 +1,4 @@
+import { RunError } from '../errors.ts';
 import { arena, type Use } from './arena.ts';
 import { isOpen, submit } from './backend.ts';
 import { gpu, perDevice, tooLarge } from './device.ts';
@@ -296,7 +297,7 @@ export function launch(kernel: Kernel, tensors: (Tensor | Mirror)[], words: Word
   const uniform = form.hasUniform ? uniformBuffer(words) : undefined;
   const [x, y = 1, z = 1] = groups;
   const limit = gpu().adapter.limits.maxComputeWorkgroupsPerDimension;
-  if (x > limit || y > limit || z > limit) throw new Error(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are too many`);
+  if (x > limit || y > limit || z > limit) throw new RunError(`kernel ${kernel.name}: ${x} × ${y} × ${z} workgroups are more than the device takes`, 'lower --micro-batch-tokens');
   const moved = tensors.reduce((sum, t) => sum + (t instanceof Mirror ? 0 : t.bytes), 0);
   recording.commands.push({ kind: 'dispatch', kernel: form, tensors, uniform, x, y, z, work: Math.max(operations, WORK_A_BYTE * moved) });
   launched++;

@@ -3,10 +3,8 @@ import { ADAPTER_SCORE, adapterTensorName } from '../files/adapter.ts';
 import { writeAdapter } from '../files/adapter_write.ts';
 import { show } from '../files/json.ts';
 import { submit } from '../gpu/backend.ts';
-import { matmul } from '../gpu/ops/matmul.ts';
 import type { LowRank } from '../gpu/ops/low_rank.ts';
-import { runOnce } from '../gpu/program.ts';
-import { destroy, pad4, persistent, upload, type Tensor } from '../gpu/tensor.ts';
+import { pad4, type Tensor } from '../gpu/tensor.ts';
 import { RandomStream } from '../train/random.ts';
 import type { Family, Head, PlannedTensor } from './config.ts';
 import type { Adapter } from './decoder.ts';
@@ -164,41 +162,6 @@ export function attachLora(model: Pick<Model, 'decoder' | 'weights'>, settings: 
   const lora = new LoraWeights(model.weights, settings);
   model.decoder.adapter = lora;
   return lora;
-}
-
-/** Takes the adapter off: passes recorded from now on run the weights alone. */
-export function detachLora(model: Pick<Model, 'decoder'>): void {
-  model.decoder.adapter = undefined;
-}
-
-/** Adds the attached adapter to the weights, on the device, and takes it off. Passes recorded before must not run again. */
-export async function mergeLora(model: Pick<Model, 'decoder' | 'weights'>): Promise<void> {
-  const { weights, decoder } = model;
-  const lora = decoder.adapter;
-  if (!(lora instanceof LoraWeights)) throw new Error('no adapter is attached');
-  const layouts = new Map(weights.plan.map(({ name, layout }) => [name, layout]));
-  const temporary: Tensor[] = [];
-  await runOnce(() => {
-    for (const key of lora.keys) {
-      const { a, b, scale } = lora.update(key)!;
-      const w = weights.get(key).value;
-      // W [out, in] += B·A, or W [in, out] += Aᵀ·Bᵀ, where Aᵀ·I makes Aᵀ a matrix of its own.
-      if (layouts.get(key) !== 'in_out') {
-        matmul('nn', b.value, a.value, w, { kind: 'add', scale });
-        continue;
-      }
-      const total = a.value.rows;
-      const [identity, transposed] = [persistent(total, total), persistent(a.value.cols, total)];
-      temporary.push(identity, transposed);
-      upload(identity, Float32Array.from({ length: total * total }, (_, i) => Number(i % (total + 1) === 0)));
-      matmul('tn', a.value, identity, transposed);
-      matmul('nt', transposed, b.value, w, { kind: 'add', scale });
-    }
-  });
-  const score = lora.find('score.weight');
-  if (score) copyNow(score.value, weights.get('score.weight').value);
-  destroy(...temporary);
-  detachLora(model);
 }
 
 function copyNow(from: Tensor, to: Tensor): void {

@@ -12,11 +12,11 @@ export type Report = Record<string, unknown>;
 export const rowPolicy = (settings: EvalSettings, context: RunContext): RowPolicy =>
   ({ skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
 
-/** Statistics of `units` prompts or rows, each followed by its interval. */
+/** Statistics of `units` prompts or rows, each followed by its interval; a single one has none. */
 export function measured(units: number, statistics: Record<string, Statistic | undefined>, settings: EvalSettings): Report {
   const given = Object.fromEntries(Object.entries(statistics).filter((entry): entry is [string, Statistic] => entry[1] !== undefined));
   const found = bootstrap(units, given, { resamples: settings.bootstrap, seed: settings.seed });
-  return Object.fromEntries(Object.entries(found).flatMap(([name, { value, interval }]) => [[name, value], [`${name}_interval`, interval]]));
+  return Object.fromEntries(Object.entries(found).flatMap(([name, { value, interval }]) => [[name, value], ...(units > 1 ? [[`${name}_interval`, interval]] : [])]));
 }
 
 /** Passes over rows in groups of --batch-size, showing how far it is; Ctrl-C ends it. */

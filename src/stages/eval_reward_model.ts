@@ -42,12 +42,11 @@ class PairSums {
     return ratio(this.correct, this.pairs);
   }
 
-  /** Accuracy with the numbers it rests on; a single prompt has no interval. */
-  part(settings: EvalSettings): Report {
+  /** The accuracy `name` of what was measured with the numbers it rests on; a single prompt has no interval. */
+  part(found: Report, name: string): Report {
     const prompts = this.pairs.filter((n) => n > 0).length;
-    const found = measured(this.pairs.length, { accuracy: this.accuracy }, settings);
     const pairs = this.pairs.reduce((sum, n) => sum + n, 0);
-    return { ...(prompts > 1 ? found : { accuracy: found.accuracy }), pairs, prompts };
+    return { accuracy: found[name], ...(prompts > 1 ? { accuracy_interval: found[`${name}_interval`] } : {}), pairs, prompts };
   }
 }
 
@@ -98,18 +97,22 @@ export function reportWithIntervals(scored: readonly ScoredRanking[], settings: 
     }
     return error / pairs;
   };
+  const whole = {
+    loss: ratio(loss, judged),
+    accuracy: all.accuracy,
+    margin: ratio(margin, all.pairs),
+    mean_reward: offset,
+    std_reward: (units: ArrayLike<number>) => Math.sqrt(spread(units) - (offset(units) - report.mean_reward) ** 2),
+    calibration_error: calibration,
+  };
+  const parts = (groups: Iterable<[number, PairSums]>, of: string) => Object.fromEntries([...groups].map(([key, sums]) => [`${of} ${key}`, sums.accuracy]));
+  // All at once: they share the resamples, which take the longest.
+  const found = measured(count, { ...whole, ...parts(byK, 'k'), ...parts(byGap.entries(), 'gap') }, settings);
   return {
     prompts: report.prompts,
     pairs: report.pairs,
-    ...measured(count, {
-      loss: ratio(loss, judged),
-      accuracy: all.accuracy,
-      margin: ratio(margin, all.pairs),
-      mean_reward: offset,
-      std_reward: (units) => Math.sqrt(spread(units) - (offset(units) - report.mean_reward) ** 2),
-      calibration_error: calibration,
-    }, settings),
-    accuracy_by_k: Object.fromEntries([...byK].map(([k, sums]) => [k, sums.part(settings)])),
-    accuracy_by_rank_gap: report.accuracy_by_rank_gap.map(({ from, to }, i) => ({ from, to, ...byGap[i].part(settings) })),
+    ...Object.fromEntries(Object.keys(whole).flatMap((name) => [name, `${name}_interval`]).map((name) => [name, found[name]])),
+    accuracy_by_k: Object.fromEntries([...byK].map(([k, sums]) => [k, sums.part(found, `k ${k}`)])),
+    accuracy_by_rank_gap: report.accuracy_by_rank_gap.map(({ from, to }, i) => ({ from, to, ...byGap[i].part(found, `gap ${i}`) })),
   };
 }

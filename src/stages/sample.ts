@@ -66,14 +66,22 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
       entries.delete(number);
       const texts = responses.map((r) => textOf(tokenizer, r!, settings.stop!));
       const reasons = responses.map((r) => r!.finish);
-      await context.stdout.write(withFields(row, settings.k === undefined
+      await context.stdout.write(withFields(row, { ...saidOfOldAnswers(row), ...settings.k === undefined
         ? { completion: texts[0], completions: undefined, finish_reason: reasons[0] }
-        : { completion: undefined, completions: texts, finish_reason: reasons }));
+        : { completion: undefined, completions: texts, finish_reason: reasons } }));
     }
   }
   context.progress.end();
   if (context.signal.aborted) throw new Interrupted();
   if (failure) throw failure;
+}
+
+/** Fields that `score`, `logprobs` and `label` give answers: where a row had answers, they would be taken for those of the new ones. */
+const OF_ANSWERS = ['reward', 'rewards', 'tokens', 'logprobs', 'sum', 'ranks'];
+
+function saidOfOldAnswers({ value }: Row): Record<string, undefined> {
+  const answered = ['completion', 'completions'].some((field) => Object.hasOwn(value, field));
+  return answered ? Object.fromEntries(OF_ANSWERS.map((field) => [field, undefined])) : {};
 }
 
 /** The response's text: without its end token, and cut before a stop text. */

@@ -182,6 +182,9 @@ test('missing input is standard input, or an error that names the option on a te
   await refused(['ppo', ...ppo.slice(1, 5), '--out', 'o'], /ppo needs --prompts/, { terminal: true });
   await refused([...ppo, '--prompts', '-', '--pretrain', '-'], /--prompts and --pretrain both read standard input/);
   await refused(['sample', '-', '--data', '-', '--model', at('model')], /both read standard input/);
+  const sft = ['train-sft', '--model', at('model'), '--data', at('rows.jsonl'), '--out', 'o'];
+  await refused([...sft, '--eval-data', '-', '--select-by-reward', at('rm')], /--eval-data -: with --select-by-reward its rows are read twice/);
+  await refused([...sft, '--pretrain', at('rows.jsonl'), '--pretrain-weight', '0'], /--pretrain-weight: 0 is out of range/);
 });
 
 test('files and folders must be there', async () => {

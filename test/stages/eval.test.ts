@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { reportWithIntervals } from '../../src/stages/eval_reward_model.ts';
@@ -130,6 +130,22 @@ test('eval policy: a policy against itself has KL 0 and wins half of the time', 
   assert.is(found.win_rate, 0.5);
   assert.is(found.reward_difference, 0);
   assert.is(found.reward, found.baseline_reward);
+});
+
+test('a single prompt or row has no interval', async () => {
+  const first = readFileSync(rlhf.path('prompts.jsonl'), 'utf8').split('\n', 1)[0]!;
+  rlhf.rows('one.jsonl', [JSON.parse(first)]);
+  const found = await report(['policy', '--model', 'sft', '--data', 'one.jsonl', '--max-new-tokens', '4']);
+  assert.ok(found.length > 0);
+  assert.equal(Object.keys(found).filter((name) => name.endsWith('_interval')), []);
+});
+
+test('sample leaves nothing that was said of answers which it replaces; other fields stay', async () => {
+  const said = { ranks: [1, 2], rewards: [0, 1], tokens: [[1]], sum: [-1], note: 'mine' };
+  const rows = [{ prompt: 'a', completions: ['b', 'c'], ...said }, { prompt: 'a', ...said }];
+  const answers = jsonLines(await rlhf.succeed(['sample', '--model', 'base', '--k', '2', '--max-new-tokens', '2', '--quiet'], rows.map((row) => JSON.stringify(row)).join('\n')));
+  assert.equal(answers.map((row) => Object.keys(row)), [['prompt', 'completions', 'note', 'finish_reason'],
+    ['prompt', 'ranks', 'rewards', 'tokens', 'sum', 'note', 'completions', 'finish_reason']]);
 });
 
 test('eval policy measures the answers that sample draws', async () => {
