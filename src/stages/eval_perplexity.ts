@@ -14,6 +14,9 @@ import { LogprobReader } from './judge.ts';
 /** Tokens that attend to one another, of which those after the first count, or those with mask 1. */
 interface Part { ids: ArrayLike<number>; mask?: Uint8Array }
 
+/** The first token of a part that may count. */
+const firstOf = ({ mask }: Part): number => Math.max(1, mask?.indexOf(1) ?? 1);
+
 /**
  * Mean negative log-likelihood a token, and its exponential: of text packed into rows of context length, as in pretraining,
  * or of demonstrations' response tokens; intervals over rows.
@@ -38,13 +41,14 @@ export async function evaluatePerplexity(settings: EvalSettings, tokenizer: Toke
   const losses: number[] = [];
   const tokens: number[] = [];
   await inGroups('eval perplexity', rows, settings, context, async (group) => {
-    const found = await reader.logprobs(group.flat().map(({ ids }) => ({ ids, from: 1 })));
+    const found = await reader.logprobs(group.flat().map((part) => ({ ids: part.ids, from: firstOf(part) })));
     let next = 0;
     for (const parts of group) {
       let [loss, count] = [0, 0];
-      for (const { mask } of parts) {
+      for (const part of parts) {
+        const from = firstOf(part);
         found[next++].forEach((logp, i) => {
-          if (mask && !mask[i + 1]) return;
+          if (part.mask && !part.mask[from + i]) return;
           loss -= logp;
           count++;
         });
