@@ -40,6 +40,9 @@ export interface PassOptions<Extra> {
 /** Passes kept of each kind: ragged rows make more shapes than a long run should hold commands and tensors for. */
 export const MOST_PASSES = 64;
 
+/** Tokens of a row that is a short one: a word or two in a prompt, and an answer as long. */
+const SHORT_ROW = 8;
+
 /** Tokens of a pass beside whose products a copy of each weight takes less than a hundredth of the time. */
 const MANY_TOKENS = 256;
 
@@ -79,7 +82,7 @@ export class Passes<Extra = unknown> {
 
   private dispose({ program, input, stats, scores, gradient, extra }: Pass<Extra>): void {
     program.discard();
-    if (input !== this.inputs) input.dispose();
+    input.dispose();
     const own = extra && typeof extra === 'object' ? Object.values(extra).filter((value) => value instanceof Tensor) : [];
     destroy(stats, scores, gradient, ...own);
   }
@@ -87,8 +90,9 @@ export class Passes<Extra = unknown> {
   private async make(shape: BatchShape): Promise<Pass<Extra>> {
     const { decoder, options } = this;
     const training = options.training ?? false;
-    const input = new BatchTensors(shape, decoder.config, training, this.inputs?.covers(shape) ? this.inputs : undefined);
-    this.inputs ??= input;
+    // As many tokens may come in more rows.
+    this.hold([shape, { ...shape, rows: Math.ceil(shape.tokens / SHORT_ROW) }]);
+    const input = new BatchTensors(shape, decoder.config, training, this.inputs!.covers(shape) ? this.inputs : undefined);
     const reward = decoder.weights.head === 'reward';
     const tensors: PassTensors = {
       input,
