@@ -4,36 +4,25 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { close, passed, relativeError } from '../../src/self_test/check.ts';
 import { kernelTests, outcomeOf, selfTest, tally, testsHere } from '../../src/self_test/index.ts';
-import { gpu, withSubgroup } from '../../src/gpu/device.ts';
-import { matmulTests } from '../../src/self_test/matmul.ts';
+import { gpu } from '../../src/gpu/device.ts';
 import { closeAfterTests, openForTests } from '../gpu/device.ts';
+import { ofGpus } from './bounds.ts';
 
 test.before(openForTests);
 test.after(closeAfterTests);
 
 test('every kernel of the program passes its own test on this device', async () => {
   const outcomes = [];
-  for await (const outcome of selfTest()) outcomes.push(outcome);
+  const tests = testsHere().filter(({ name }) => !ofGpus(name)); // gpu_products.test.ts has those
+  for await (const outcome of selfTest(tests)) outcomes.push(outcome);
   assert.equal(
     outcomes.filter(({ ok }) => !ok).map(({ line }) => line),
     [],
   );
-  assert.is(outcomes.length, testsHere().length);
+  assert.is(outcomes.length, tests.length);
   assert.ok(testsHere().some(({ needs }) => !needs), 'f32 is tested on any device');
   for (const { line } of outcomes) assert.match(line, /^ok \w+ \d\.\de[+-]\d+$/);
 });
-
-test('the products of GPUs, tiles and split weight gradients, pass the same tests through workgroup memory', () =>
-  withSubgroup(0, async () => {
-    const outcomes = [];
-    for await (const { line } of selfTest(matmulTests)) outcomes.push(line);
-    assert.equal(
-      outcomes.filter((line) => !line.startsWith('ok ')),
-      [],
-    );
-    assert.is(outcomes.length, testsHere(matmulTests).length);
-    assert.ok(outcomes.length >= 1);
-  }));
 
 test('what the device lacks features for is left out, and counted apart from what passed and failed', () => {
   const features = gpu().features as Set<string>;
