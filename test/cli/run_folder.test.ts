@@ -119,6 +119,14 @@ test('--resume knows a path that is written differently', async () => {
   await refused(resumed({ reward: 'cmd:judge' }), /--reward/);
 });
 
+test('--resume goes on with a run of a version that had more options', async () => {
+  const options = begin({ bootstrap: 1000 });
+  (await openRunFolder(options)).close();
+  checkpoint(options.settings.out);
+  await refused(begin({ out: options.settings.out, resume: true, bootstrap: undefined }), /--bootstrap \(was 1000, now null\)/);
+  (await openRunFolder(begin({ out: options.settings.out, resume: true }))).close();
+});
+
 test('two runs do not work in one folder', async () => {
   const options = begin();
   const { out } = options.settings;
