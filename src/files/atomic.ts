@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { accessSync, constants, existsSync, lstatSync, renameSync, rmSync, statSync, type Stats } from 'node:fs';
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { RunError, UsageError } from '../errors.ts';
 import { isAlive } from './process.ts';
@@ -39,6 +39,11 @@ export function outputError(error: unknown, path: string): unknown {
     default:
       return error;
   }
+}
+
+/** Writes all of the bytes where a file has come to; the system takes no more than 2 GiB at once. */
+export async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, Math.min(bytes.length - at, 2 ** 30))).bytesWritten;
 }
 
 const leadsNowhere = (path: string): boolean => !existsSync(path) && lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;

@@ -1,6 +1,6 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { RunError } from '../errors.ts';
-import { outputError } from './atomic.ts';
+import { outputError, writeWhole } from './atomic.ts';
 import { floatToHalf, halfValues } from './float_formats.ts';
 
 /** A metadata entry to write, with the type it has in the file. */
@@ -158,10 +158,7 @@ function pad(bytes: Uint8Array): Uint8Array {
   return missing ? Buffer.concat([bytes, Buffer.alloc(missing)]) : bytes;
 }
 
-/** The most bytes that one call writes: the system takes no more than 2 GiB. */
-const MOST = 2 ** 30;
-
 async function append(file: FileHandle, bytes: Uint8Array): Promise<number> {
-  for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, Math.min(MOST, bytes.length - at))).bytesWritten;
+  await writeWhole(file, bytes);
   return bytes.length;
 }

@@ -1,7 +1,7 @@
 import { open, type FileHandle } from 'node:fs/promises';
 import { RunError } from '../errors.ts';
 import { floatToBfloat, floatToHalf } from './float_formats.ts';
-import { outputError } from './atomic.ts';
+import { outputError, writeWhole } from './atomic.ts';
 
 const WRITABLE_BYTES = { F64: 8, F32: 4, F16: 2, BF16: 2, I32: 4, U32: 4, U8: 1 } as const;
 
@@ -45,7 +45,7 @@ export async function writeSafetensors(
   let file: FileHandle | undefined;
   try {
     file = await open(path, 'w');
-    await file.write(headerBytes(sorted, metadata));
+    await writeWhole(file, headerBytes(sorted, metadata));
     for (const entry of sorted) {
       const values = typeof entry.data === 'function' ? await entry.data() : entry.data;
       await writeValues(file, entry, values, path);
@@ -82,8 +82,7 @@ async function writeValues(file: FileHandle, entry: NewTensor, values: Values, p
   for (let done = 0; done < count; done += CHUNK_VALUES) {
     const part = values.subarray(done, done + CHUNK_VALUES);
     const narrow = dtype === 'F16' || dtype === 'BF16' ? narrowed(part, dtype, name, path) : part;
-    const bytes = new Uint8Array(narrow.buffer, narrow.byteOffset, narrow.byteLength);
-    for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+    await writeWhole(file, new Uint8Array(narrow.buffer, narrow.byteOffset, narrow.byteLength));
   }
 }
 

@@ -6,6 +6,7 @@ import { adapterName, cpuLanes, gpu } from '../../src/gpu/device.ts';
 import { selfTest, testsHere } from '../../src/self_test/index.ts';
 import { matmul } from '../../src/gpu/ops/matmul.ts';
 import { closeAfterTests, compute, openForTests, seeded, skip } from './device.ts';
+import { ofGpus } from '../self_test/bounds.ts';
 import { check, MODES, operands, type Size } from './products.ts';
 
 process.env.LP_NATIVE_VECTOR_WIDTH = '512';
@@ -19,7 +20,7 @@ if (cpuLanes() !== 16) {
   test(NAME, async () => {
     const lines: string[] = [];
     // Tiles of products and matrix units are for GPUs.
-    for await (const { line } of selfTest(testsHere().filter(({ name }) => !/^matmul_(tiles|subgroup_matrix)$/.test(name)))) lines.push(line);
+    for await (const { line } of selfTest(testsHere().filter(({ name }) => !ofGpus(name)))) lines.push(line);
     assert.ok(lines.length > 30);
     assert.equal(
       lines.filter((line) => !line.startsWith('ok ')),
