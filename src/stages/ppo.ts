@@ -12,7 +12,7 @@ import { trainedPart, trainsWeights } from '../model/trained.ts';
 import { paddingShare, Passes, prepare, reserve, type Upcoming } from '../model/passes.ts';
 import type { PpoSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
-import { afterSteps, checkFinite, checkpoint, lastStep, resume, type Kept } from '../train/loop.ts';
+import { afterSteps, checkFinite, checkpoint, checkpointOnce, lastStep, resume, type Kept } from '../train/loop.ts';
 import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { PassOrder } from '../train/order.ts';
@@ -156,7 +156,7 @@ export async function ppo(settings: PpoSettings, context: RunContext): Promise<v
       // A reward program has failed, or Ctrl-C has ended it. The policy is as it was before this iteration.
       kept.passes.forEach(({ ran }, i) => Object.assign(ran, ranBefore[i]));
       const stopped = error instanceof Interrupted;
-      if (stopped || iteration > start) await checkpoint(kept, folder, iteration, { controller }, true);
+      if (stopped || iteration > 0) await checkpointOnce(kept, folder, iteration, { controller });
       context.progress.end();
       if (stopped) throw new Interrupted(`stopped after iteration ${iteration}: go on with --resume`);
       if (iteration > 0) context.log(`${iteration} iterations are in the checkpoint: go on with --resume`);

@@ -86,7 +86,7 @@ export async function afterSteps(kept: Kept, folder: RunFolder, step: number, mo
   try {
     await work();
   } catch (error) {
-    if (lastCheckpoint(folder.checkpoints)?.state.step !== step) await checkpoint(kept, folder, step, more, true).catch(() => undefined);
+    await checkpointOnce(kept, folder, step, more).catch(() => undefined);
     throw error instanceof Interrupted ? new Interrupted('stopped after the last step: go on with --resume') : error;
   }
 }
@@ -113,6 +113,11 @@ export async function checkpoint({ parts, passes }: Kept, folder: RunFolder, ste
   folder.metrics.sync();
   await saveCheckpoint(folder.checkpoints, parts, { step, ...more, ran: passes.map(({ ran }) => ran) });
   if (!stopped) folder.dropReplaced();
+}
+
+/** Saves the state of a run that stops here, unless its last checkpoint is of this step. */
+export async function checkpointOnce(kept: Kept, folder: RunFolder, step: number, more?: Record<string, unknown>): Promise<void> {
+  if (lastCheckpoint(folder.checkpoints)?.state.step !== step) await checkpoint(kept, folder, step, more, true);
 }
 
 /** Puts the last checkpoint's state back and cuts the metrics to it; returns the steps done (0 without a checkpoint). */

@@ -120,7 +120,25 @@ test('Ctrl-C while a reward program is at work saves and exits at once', async (
   assertSameRun(rlhf.path('cmd'), rlhf.path('cmd-whole'), 'resumed');
 });
 
-test('a reward program that fails is named, and the run goes on from where it was', async () => {
+test('a reward program that fails is named, and the last checkpoint stays', async () => {
+  const reward = `cmd:if [ -e first ]; then echo no; exit 3; fi; touch first; awk '{ print "{\\"reward\\":1}" }'`;
+  const { code, stderr } = await rlhf.run([
+    ...PPO,
+    '--reward',
+    reward,
+    '--save-every',
+    '1',
+    '--out',
+    'failing-saved',
+    '--quiet',
+  ]);
+  assert.is(code, 1);
+  assert.match(stderr, /^rlhf: error: --reward cmd:.*: ended with exit code 3\n$/m);
+  assert.equal(soundFolder(rlhf.path('failing-saved'), 1), { lines: 1, checkpoint: 1 });
+  assert.is(metricsLines(rlhf.path('failing-saved')), 1);
+});
+
+test('a run whose reward program fails goes on from where it was, without --save-every', async () => {
   const counted = `n=$(cat calls 2> /dev/null); echo $((n + 1)) > calls; if [ -e fails ] && [ "$n" = "$(cat fails)" ]; then echo no; exit 3; fi`;
   const args = [...PPO, '--quiet', '--reward', `cmd:${counted}; awk '{ printf "{\\"reward\\":%d}\\n", length($0) % 7 }'`];
   await rlhf.succeed([...args, '--out', 'failing-whole']);
