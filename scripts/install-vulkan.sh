@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs Mesa's software Vulkan driver (lavapipe) on Debian or Ubuntu. Run as root; scripts/setup.sh does so where
-# it finds no adapter. Debian 12's own driver is too old for Dawn: there it comes from bookworm-backports, with a
-# source made of the machine's own source entry, so that its mirror, options and keys stay as they are.
-#   --print-source   only print that source
+# it finds no adapter. Debian 12's own driver is too old for Dawn, Debian 13's compiles kernels four times as slowly as
+# later ones: there it comes from the release's backports, with a source made of the machine's own source entry, so that
+# its mirror, options and keys stay as they are.
+#   --print-source CODENAME   only print that source
 set -eu
 apt=${APT_FOLDER:-/etc/apt} # another one in tests
 
@@ -36,14 +37,18 @@ line() {
     $1 == "deb" { for (i = 2; i <= NF; i++) if ($i == suite) { $i = other; print; exit } }'
 }
 
-backports=bookworm-backports
-kind=sources
-source=$(paragraph bookworm "$backports")
-if [ -z "$source" ]; then
-  kind=list
-  source=$(line bookworm "$backports" || true)
-fi
+# The source of suite $1's backports; $kind says in which of the two forms.
+find_source() {
+  kind=sources
+  source=$(paragraph "$1" "$1-backports")
+  if [ -z "$source" ]; then
+    kind=list
+    source=$(line "$1" "$1-backports" || true)
+  fi
+}
+
 if [ "${1:-}" = --print-source ]; then
+  find_source "$2"
   printf '%s\n' "$source"
   exit
 fi
@@ -53,14 +58,32 @@ if [ ! -r /etc/os-release ] || ! command -v apt-get > /dev/null; then
   exit 1
 fi
 . /etc/os-release
+codename=
+case "${ID:-}${VERSION_ID:-}" in
+  debian12) codename=bookworm ;;
+  debian13) codename=trixie ;;
+esac
 release=
-if [ "${ID:-}" = debian ] && [ "${VERSION_ID:-}" = 12 ]; then
-  release=$backports
-  if ! apt-cache policy | grep -q "n=$backports"; then
-    [ -n "$source" ] || { echo "no source entry of bookworm in $apt to make one of $backports from" >&2; exit 1; }
-    printf '%s\n' "$source" > "$apt/sources.list.d/rlhf-backports.$kind"
+if [ -n "$codename" ]; then
+  if apt-cache policy | grep -q "n=$codename-backports"; then
+    release=$codename-backports
+  else
+    find_source "$codename"
+    if [ -n "$source" ]; then
+      printf '%s\n' "$source" > "$apt/sources.list.d/rlhf-backports.$kind"
+      release=$codename-backports
+    elif [ "$codename" = bookworm ]; then
+      echo "no source entry of bookworm in $apt to make one of its backports from" >&2
+      exit 1
+    fi
   fi
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get update
+# Debian 13 can do without, where its mirror has no backports.
+if ! apt-get update; then
+  [ "$codename" = trixie ] && [ -n "${source:-}" ] || exit 1
+  rm "$apt/sources.list.d/rlhf-backports.$kind"
+  release=
+  apt-get update
+fi
 apt-get install -y --no-install-recommends ${release:+-t "$release"} libvulkan1 mesa-vulkan-drivers

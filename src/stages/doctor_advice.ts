@@ -90,8 +90,9 @@ function software({ system, version }: VulkanFindings): string[] {
     ];
   }
   if (system === 'debian' || system === 'ubuntu') {
+    const newer = system === 'debian' && version === '13' ? ' (that of trixie-backports compiles kernels in a quarter of the time)' : '';
     return [
-      "without a GPU, Mesa's software driver:",
+      `without a GPU, Mesa's software driver${newer}:`,
       '  apt-get update && apt-get install -y --no-install-recommends libvulkan1 mesa-vulkan-drivers',
     ];
   }

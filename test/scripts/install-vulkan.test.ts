@@ -8,13 +8,13 @@ import * as assert from 'uvu/assert';
 
 const script = join(process.env.RLHF_ROOT ?? '.', 'scripts/install-vulkan.sh');
 
-function sourceFrom(files: Record<string, string>): string {
+function sourceFrom(files: Record<string, string>, codename = 'bookworm'): string {
   const folder = mkdtempSync(join(tmpdir(), 'rlhf-apt-'));
   for (const [name, text] of Object.entries(files)) {
     mkdirSync(dirname(join(folder, name)), { recursive: true });
     writeFileSync(join(folder, name), text);
   }
-  const { stdout, stderr, status } = spawnSync('sh', [script, '--print-source'], {
+  const { stdout, stderr, status } = spawnSync('sh', [script, '--print-source', codename], {
     env: { ...process.env, APT_FOLDER: folder },
     encoding: 'utf8',
   });
@@ -45,6 +45,11 @@ test('a line of a .list file', () => {
       'deb [signed-by=/key.gpg] http://mirror.test/debian bookworm main contrib\n',
   });
   assert.is(source, 'deb [signed-by=/key.gpg] http://mirror.test/debian bookworm-backports main contrib');
+});
+
+test('of another release', () => {
+  const source = sourceFrom({ 'sources.list': 'deb http://mirror.test/debian bookworm main\ndeb http://mirror.test/debian trixie main\n' }, 'trixie');
+  assert.is(source, 'deb http://mirror.test/debian trixie-backports main');
 });
 
 test('nothing where there is no entry of that release', () => {

@@ -71,11 +71,11 @@ test('each system is told what to install', () => {
     told({ '/etc/os-release': 'ID=debian\nVERSION_ID="12"\n' }),
     /-t bookworm-backports .*mesa-vulkan-drivers/,
   );
-  for (const release of ['ID=debian\nVERSION_ID="13"\n', 'ID=ubuntu\nVERSION_ID="24.04"\n']) {
-    const text = told({ '/etc/os-release': release });
-    assert.match(text, /apt-get install .*mesa-vulkan-drivers/);
-    assert.not.match(text, /backports/);
-  }
+  const ofDebian13 = told({ '/etc/os-release': 'ID=debian\nVERSION_ID="13"\n' });
+  assert.match(ofDebian13, /trixie-backports/);
+  const ofUbuntu = told({ '/etc/os-release': 'ID=ubuntu\nVERSION_ID="24.04"\n' });
+  assert.not.match(ofUbuntu, /backports/);
+  for (const text of [ofDebian13, ofUbuntu]) assert.match(text, /apt-get install -y --no-install-recommends libvulkan1 mesa-vulkan-drivers/);
   assert.match(told({ '/etc/os-release': 'ID=fedora\nVERSION_ID=43\n' }), /lavapipe/);
   assert.match(advice('darwin', findVulkan(machine({})), 'none').join(), /Metal/);
 });
