@@ -9,6 +9,9 @@ import { mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { build } from 'esbuild';
 
+/** A file that takes longer hangs. */
+const LIMIT_MINUTES = 20;
+
 const root = new URL('..', import.meta.url).pathname;
 const patterns = process.argv.slice(2);
 const files = readdirSync(join(root, 'test'), { recursive: true })
@@ -51,7 +54,17 @@ function run(command, args) {
     let output = '';
     child.stdout.on('data', (chunk) => (output += chunk));
     child.stderr.on('data', (chunk) => (output += chunk));
-    child.on('close', (code) => resolve({ code, output }));
+    const limit = setTimeout(() => {
+      output += `\nkilled after ${LIMIT_MINUTES} minutes\n`;
+      child.kill('SIGKILL');
+      // What the file started may hold these open.
+      child.stdout.destroy();
+      child.stderr.destroy();
+    }, LIMIT_MINUTES * 60_000);
+    child.on('close', (code) => {
+      clearTimeout(limit);
+      resolve({ code, output });
+    });
   });
 }
 
