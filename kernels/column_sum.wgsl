@@ -3,7 +3,7 @@
 //   KIND layer: normed for G and plain for B in one go, the second in the second half of PART and of the grid's y in STAGE 2
 // The gradients of biases (plain), of norm weights (normed; with biases layer) and of a scalar head (scaled). Two stages, because
 // WGSL has no float atomics, and a fixed order repeats bit for bit. width = ⌈C/4⌉ vec4s of each row are read, ld apart; rows of PART
-// lie width apart. Dispatch (⌈width/8⌉, blocks), 8 lanes, a vec4 of columns a lane.
+// lie width apart. Dispatch (⌈width/WG⌉, blocks), WG lanes, a vec4 of columns a lane.
 struct P { N: u32, ld: u32, width: u32, block: u32, blocks: u32 }
 @group(0) @binding(0) var<storage, read> DY: array<vec4f>;
 //% let at = 1;
@@ -20,9 +20,9 @@ struct P { N: u32, ld: u32, width: u32, block: u32, blocks: u32 }
 @group(0) @binding(${at++}) var<storage, read_write> B: array<vec4f>;
 //% }
 @group(0) @binding(${at++}) var<uniform> p: P;
-@compute @workgroup_size(8)
+@compute @workgroup_size(${WG})
 fn main(@builtin(workgroup_id) w: vec3u, @builtin(local_invocation_index) t: u32) {
-  let c = w.x * 8 + t;
+  let c = w.x * ${WG} + t;
   if (c >= p.width) { return; }
   var sum = vec4f();
   //% if (STAGE === 1) {

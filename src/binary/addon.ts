@@ -27,7 +27,7 @@ export async function unpack(files: readonly AddonFile[], folder: string): Promi
 
 /**
  * Loads the addon from the user's cache folder, `rlhf/HASH` in it, unpacking it at the first start; where nothing can
- * be written or run there, from a temporary folder that is removed at once. Returns the addon's exports.
+ * be written or run there, from a temporary folder that is removed at once (on Windows it stays). Returns the addon's exports.
  * @throws RunError where neither works
  */
 export async function openAddon(files: readonly AddonFile[], hash: string, cache = cacheFolder()): Promise<unknown> {
@@ -46,7 +46,8 @@ export async function openAddon(files: readonly AddonFile[], hash: string, cache
   } catch (error) {
     troubles.push((error as Error).message);
   } finally {
-    if (folder) await rm(folder, { recursive: true, force: true }).catch(() => undefined);
+    // Windows keeps what is loaded, but not the shader compilers beside it, which Dawn loads later.
+    if (folder && process.platform !== 'win32') await rm(folder, { recursive: true, force: true }).catch(() => undefined);
   }
   throw new RunError(
     `cannot load Dawn: ${[...new Set(troubles)].map((text) => text.split('\n')[0]).join('; ')}`,

@@ -83,8 +83,8 @@ export class Arena {
   private there: readonly number[] = [];
   private readonly onPaper = !isOpen(gpu().device);
 
-  /** @param limit the most bytes of a buffer */
-  constructor(private readonly limit = gpu().adapter.limits.maxBufferSize) {}
+  /** @param limit the most bytes of a buffer, but for a value that alone is larger */
+  constructor(private readonly limit = gpu().maxShared) {}
 
   /** The buffers' sizes; on paper, those in which all steps recorded so far find room. */
   get sizes(): number[] {

@@ -22,6 +22,10 @@ export interface Gpu {
   software: boolean;
   /** Largest storage binding in bytes. */
   maxBinding: number;
+  /** The most bytes of a buffer that is made for several values: some drivers refuse an allocation of 2 GiB though their limits allow the buffer. */
+  maxShared: number;
+  /** Bytes that could be allocated on a GPU when the session began, if that was asked; WebGPU does not tell how much there are. */
+  allocatable?: number;
   features: ReadonlySet<string>;
   /** What the device's matrix units multiply, if it offers that for f16 with sums in f32 and RLHF_MATRIX_UNITS is set. */
   matrix?: MatrixUnits;
@@ -114,8 +118,8 @@ export function checkDevice(): void {
 }
 
 /**
- * Lanes of a subgroup as `Gpu` keeps them. Dawn says 4 to 64 of every GPU on macOS and up to 128 of every one on Windows, which those systems
- * cannot tell it; Apple's and NVIDIA's have 32 in every kernel.
+ * Lanes of a subgroup as `Gpu` keeps them. Some versions of Dawn say 4 to 64 of every GPU on macOS and up to 128 of every one on Windows;
+ * Apple's and NVIDIA's have 32 in every kernel.
  */
 export function subgroupSizes({ vendor, subgroupMinSize: least = 0, subgroupMaxSize: most = 0 }: Pick<GPUAdapterInfo, 'vendor' | 'subgroupMinSize' | 'subgroupMaxSize'>): Pick<Gpu, 'subgroup' | 'leastSubgroup'> {
   if (/^(apple|nvidia)$/i.test(vendor) && least <= 32 && most >= 32) return { subgroup: 32, leastSubgroup: 32 };
@@ -200,6 +204,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     registers: /^intel$/i.test(info.vendor) ? 64 : /^(apple|arm|qualcomm|img-tec)$/i.test(info.vendor) ? 128 : 255,
     software: software && !asGpu,
     maxBinding: limits.maxStorageBufferBindingSize,
+    maxShared: software ? limits.maxBufferSize : Math.min(limits.maxBufferSize, 2 ** 31 - 256),
     features,
     // Matrix units have not been seen to give right numbers on any hardware yet: only where somebody asks for them.
     matrix: process.env.RLHF_MATRIX_UNITS ? matrixUnits(info, features, sizes.subgroup) : undefined,
@@ -212,7 +217,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
 
 /** Bytes of the buffer that was asked for last: what a report of lacking memory is about. */
 let asked = 0;
-const LOWER = 'lower --batch-size, --micro-batch-tokens or --max-new-tokens, or take a smaller model';
+const LOWER = 'lower --memory, --batch-size, --micro-batch-tokens or --max-new-tokens, or take a smaller model';
 const size = (bytes: number): string => (bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`);
 
 /** Notes that a buffer is about to be asked for. Throws RunError where the device has none as large as that. */

@@ -34,5 +34,32 @@ export function countMemory(device: GPUDevice): void {
   };
 }
 
+const PART = 2 ** 29;
+
+/**
+ * The largest of `most` bytes, half as many and so on that a device can allocate beside what it has, but at least `least`, which is not tried.
+ * Allocates them and lets them go.
+ */
+export async function allocatable(device: GPUDevice, most: number, least: number): Promise<number> {
+  for (let bytes = most; bytes > least; bytes /= 2) if (await canAllocate(device, bytes)) return bytes;
+  return least;
+}
+
+async function canAllocate(device: GPUDevice, bytes: number): Promise<boolean> {
+  const memory = counted.get(device);
+  const peak = memory?.peak;
+  device.pushErrorScope('out-of-memory');
+  const buffers: GPUBuffer[] = [];
+  for (let left = bytes; left >= 4; left -= PART) {
+    buffers.push(device.createBuffer({ size: Math.floor(Math.min(left, PART) / 4) * 4, usage: GPUBufferUsage.STORAGE }));
+  }
+  const error = await device.popErrorScope();
+  for (const buffer of buffers) buffer.destroy();
+  if (memory) memory.peak = peak!;
+  // Memory goes back to the driver when the device is next looked at.
+  await device.queue.onSubmittedWorkDone();
+  return error === null;
+}
+
 /** What is allocated on the open device. */
 export const deviceMemory = (): DeviceMemory => counted.get(gpu().device)!;

@@ -86,7 +86,7 @@ export class FlatParameters<T extends NamedTensor = NamedTensor> {
    * less. Throws RunError where not even a few rows of a block fit.
    */
   constructor(readonly plan: T[], blocks: readonly Block[], readonly trainable: boolean, readonly storage: Storage = 'f32',
-    bindingLimit = gpu().maxBinding) {
+    bindingLimit = Math.min(gpu().maxBinding, gpu().maxShared)) {
     const isHalf = ({ half = false }: Block): boolean => storage === 'f16' && half;
     const unit = 256 / bytesOf(storage);
     const rank = (b: Block): number => (isHalf(b) ? 0 : b.decay ? 1 : 2);

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { RunError, UsageError } from '../errors.ts';
 import { flush } from '../gpu/backend.ts';
 import { gpu } from '../gpu/device.ts';
-import { deviceMemory } from '../gpu/memory.ts';
+import { allocatable, deviceMemory } from '../gpu/memory.ts';
 import { onPaper } from '../gpu/paper.ts';
 import { arena } from '../gpu/arena.ts';
 import { arenaBytes } from '../gpu/tensor.ts';
@@ -53,12 +53,16 @@ export function planMemory<Work>(make: () => Work, prepare: (work: Work) => void
   });
 }
 
-/** Device memory to stay within where --memory does not say: WebGPU does not tell how much is free. */
+/** Finds out how much memory there is for training on a GPU: at most 8 GiB, which keep one busy, and half of the system's (an integrated GPU has no other). */
+export async function findMemory(): Promise<void> {
+  const opened = gpu();
+  if (!opened.software) opened.allocatable = await allocatable(opened.device, Math.min(8 * 2 ** 30, totalmem() / 2), 2 ** 30);
+}
+
+/** Device memory to stay within where --memory does not say. */
 function defaultMemory(): number {
-  const { software, adapter } = gpu();
-  if (software) return Math.min(4 * 2 ** 30, totalmem() / 4);
-  // An adapter that binds 2 GiB and more at once is a discrete GPU with 8 GiB or more, as a rule; an integrated one has the system's.
-  return Math.min(adapter.limits.maxStorageBufferBindingSize >= 2 ** 31 - 4 ? 8 * 2 ** 30 : 4 * 2 ** 30, totalmem() / 2);
+  const { software, allocatable: found } = gpu();
+  return found ?? Math.min(4 * 2 ** 30, totalmem() / (software ? 4 : 2));
 }
 
 const tooMuch = (what: string, bytes: number, memory: number, instead: string): UsageError =>

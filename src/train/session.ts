@@ -6,7 +6,7 @@ import { compilation } from '../gpu/kernel.ts';
 import { deviceMemory } from '../gpu/memory.ts';
 import { fileHash } from '../files/model_hashes.ts';
 import { modelsRead, openRunFolder, type RunFolder } from '../run_folder.ts';
-import { megabytes, reservePlanned, type PassChoice } from './memory.ts';
+import { findMemory, megabytes, reservePlanned, type PassChoice } from './memory.ts';
 
 /** Opens the device that the settings ask for; it is closed when the program ends. */
 export async function openSession(settings: { device?: string; dtype?: string }, context: RunContext): Promise<Gpu> {
@@ -15,6 +15,13 @@ export async function openSession(settings: { device?: string; dtype?: string },
   if (settings.dtype === 'f16' && !opened.features.has('shader-f16')) {
     throw new UsageError(`--dtype f16: ${adapterName(opened.info)} has no shader-f16`, 'leave --dtype away: f32');
   }
+  return opened;
+}
+
+/** The same for training: finds out how much memory there is where --memory does not say. */
+export async function openTraining(settings: { device?: string; dtype?: string; memory?: number }, context: RunContext): Promise<Gpu> {
+  const opened = await openSession(settings, context);
+  if (settings.memory === undefined) await findMemory();
   return opened;
 }
 

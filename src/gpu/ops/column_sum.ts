@@ -1,4 +1,5 @@
 import source from '../../../kernels/column_sum.wgsl';
+import { gpu } from '../device.ts';
 import { kernel } from '../kernel.ts';
 import { launch } from '../program.ts';
 import { release, scratch, type Tensor } from '../tensor.ts';
@@ -15,12 +16,13 @@ export function columnSum(grad: Tensor, dy: Tensor, terms: { x: Tensor; stats: T
   const blocks = Math.ceil(dy.rows / BLOCK);
   if (terms !== 'plain' && 'x' in terms && terms.x.stride !== dy.stride) throw new Error(`sums of columns: strides ${terms.x.stride} and ${dy.stride}`);
   const width = Math.ceil(dy.cols / 4);
-  const groups = Math.ceil(width / 8);
+  const lanes = gpu().software ? 8 : 64;
+  const groups = Math.ceil(width / lanes);
   const words = [dy.rows, dy.stride / 4, width, BLOCK, blocks];
   const part = scratch(bias ? 2 * blocks : blocks, dy.cols);
   const more = terms === 'plain' ? [] : 'x' in terms ? [terms.x, terms.stats] : [terms.scale];
-  launch(kernel('column_sum', source, { STAGE: 1, KIND: kind }), [dy, ...more, part], words, [groups, blocks]);
-  const second = kernel('column_sum', source, { STAGE: 2, KIND: bias ? 'layer' : '' });
+  launch(kernel('column_sum', source, { STAGE: 1, KIND: kind, WG: lanes }), [dy, ...more, part], words, [groups, blocks]);
+  const second = kernel('column_sum', source, { STAGE: 2, KIND: bias ? 'layer' : '', WG: lanes });
   launch(second, [part, grad, ...(bias ? [bias] : [])], words, [groups, bias ? 2 : 1]);
   release(part);
 }
