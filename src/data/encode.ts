@@ -32,10 +32,19 @@ export function encodePrompt(tokenizer: Tokenizer, prompt: Prompt): Int32Array {
  * The ids of a prompt that leaves room for an answer in the context; with `truncate` what is longer loses its beginning, so that there is room
  * for `maxNewTokens`. Throws RowTooLong where it does not fit.
  */
-export function withRoom(ids: Int32Array, context: number, { truncate, maxNewTokens }: { truncate: boolean; maxNewTokens: number }): Int32Array {
+export function withRoom(tokenizer: Tokenizer, ids: Int32Array, context: number,
+  { truncate, maxNewTokens }: { truncate: boolean; maxNewTokens: number }): Int32Array {
   if (ids.length < context) return ids;
   if (!truncate) throw new RowTooLong(`the prompt has ${ids.length} tokens, the context ${context} leaves no room for an answer`);
-  return ids.slice(ids.length - Math.max(1, context - maxNewTokens)); // the end of a prompt matters most
+  return endOfPrompt(tokenizer, ids, Math.max(1, context - maxNewTokens));
+}
+
+/** The last `length` ids of a prompt, whose end matters most; of those the first are the tokenizer's leading special tokens where the prompt begins with them. */
+export function endOfPrompt({ prefixIds }: Tokenizer, ids: Int32Array, length: number): Int32Array {
+  if (ids.length <= length) return ids;
+  const cut = ids.slice(ids.length - length);
+  if (length > prefixIds.length && prefixIds.every((id, i) => ids[i] === id)) cut.set(prefixIds);
+  return cut;
 }
 
 /**
@@ -55,7 +64,7 @@ export function encodeCompletions(
     return response;
   });
   const begin = policy?.truncate ? cutPrompt(promptIds.length, Math.max(...responses.map(({ length }) => length)), policy.context) : 0;
-  const prompt = promptIds.subarray(begin);
+  const prompt = endOfPrompt(tokenizer, promptIds, promptIds.length - begin);
   const ids = responses.map((response) => Int32Array.from([...prompt, ...response].slice(0, fit(prompt.length + response.length, policy))));
   return { promptIds: prompt, ids };
 }
@@ -65,7 +74,7 @@ const cutPrompt = (length: number, response: number, context: number): number =>
   length < context ? 0 : length - Math.max(Math.floor(context / 2), context - response);
 
 /**
- * A demonstration's ids and what is to be learnt: the completion with its EOS; in a conversation each assistant turn
+ * A demonstration's ids and what is to be learnt: the completion with its EOS (none where it was cut off); in a conversation each assistant turn
  * with its end-of-turn token (those of the prompt left out); in a plain text everything.
  */
 export function encodeDemonstration(
@@ -79,7 +88,7 @@ export function encodeDemonstration(
     return { ids: ids.slice(0, length), mask: new Uint8Array(length).fill(1, 1) };
   }
   if (row.kind === 'pair') {
-    const { promptIds, ids: [ids] } = encodeCompletions(tokenizer, encodePrompt(tokenizer, row.prompt), [row.completion], ['stop'], policy);
+    const { promptIds, ids: [ids] } = encodeCompletions(tokenizer, encodePrompt(tokenizer, row.prompt), [row.completion], [row.finishReason], policy);
     return { ids: ids!, mask: new Uint8Array(ids!.length).fill(1, promptIds.length) };
   }
   const { ids, turns } = refused(() => tokenizer.chatTurns(row.messages));

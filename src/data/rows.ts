@@ -7,7 +7,7 @@ export type Prompt = string | Message[];
 
 /** `given` messages of a conversation come from the prompt: no loss on them. A text has loss everywhere. */
 export type Demonstration =
-  | { kind: 'pair'; prompt: string; completion: string }
+  | { kind: 'pair'; prompt: string; completion: string; finishReason: FinishReason }
   | { kind: 'chat'; messages: Message[]; given: number }
   | { kind: 'text'; text: string };
 
@@ -25,6 +25,7 @@ export interface Completions {
 export interface Ranking {
   prompt: Prompt;
   completions: string[];
+  finishReasons: FinishReason[];
   ranks: number[];
   /** Subtracted from the difference of rewards, for `chosen` against `rejected`. */
   margin?: number;
@@ -52,7 +53,7 @@ export function asDemonstration(value: JsonObject): Demonstration {
     const instruction = textField(value, 'instruction');
     const input = value.input === undefined || value.input === null ? '' : textField(value, 'input');
     const prompt = `${instruction}\n\n${input === '' ? '' : `${input}\n\n`}`;
-    return { kind: 'pair', prompt, completion: textField(value, 'output') };
+    return { kind: 'pair', prompt, completion: textField(value, 'output'), finishReason: 'stop' };
   }
   if ('text' in value) return { kind: 'text', text: asText(value) };
   throw lacks(value, '"prompt" and "completion", "messages", or "instruction" and "output"');
@@ -68,16 +69,10 @@ export function asCompletions(value: JsonObject): Completions {
     return { prompt, completions, finishReasons: reasons, single: false };
   }
   if (!('completion' in value)) throw lacks(value, '"completion" or "completions"');
-  const reason = value.finish_reason;
-  return {
-    prompt,
-    completions: [answerOf(value.completion, 'completion')],
-    finishReasons: [reason === undefined || reason === null ? 'stop' : finishReason(reason, 'finish_reason')],
-    single: true,
-  };
+  return { prompt, completions: [answerOf(value.completion, 'completion')], finishReasons: [ownFinishReason(value)], single: true };
 }
 
-/** A prompt with `completions` and `ranks`, or with `chosen` and `rejected` (and a `margin`). */
+/** A prompt with `completions`, `finish_reason` (missing: stop) and `ranks`, or with `chosen` and `rejected` (and a `margin`). */
 export function asRanking(value: JsonObject): Ranking {
   const prompt = asPrompt(value);
   if ('completions' in value || 'ranks' in value) {
@@ -90,13 +85,14 @@ export function asRanking(value: JsonObject): Ranking {
     if (ranks.length !== completions.length) {
       throw new RowError(`"ranks" has ${ranks.length} entries, "completions" has ${completions.length}`);
     }
-    return { prompt, completions, ranks: ranks.map((rank, i) => finite(rank, `ranks[${i}]`)) };
+    const finishes = finishReasons(value.finish_reason, completions.length);
+    return { prompt, completions, finishReasons: finishes, ranks: ranks.map((rank, i) => finite(rank, `ranks[${i}]`)) };
   }
   if (!('chosen' in value) && !('rejected' in value)) {
     throw lacks(value, '"completions" and "ranks", or "chosen" and "rejected"');
   }
   const completions = [answerOf(value.chosen, 'chosen'), answerOf(value.rejected, 'rejected')];
-  const ranking: Ranking = { prompt, completions, ranks: [1, 2] };
+  const ranking: Ranking = { prompt, completions, finishReasons: ['stop', 'stop'], ranks: [1, 2] };
   if (value.margin !== undefined && value.margin !== null) ranking.margin = finite(value.margin, 'margin');
   return ranking;
 }
@@ -107,7 +103,7 @@ function promptAndCompletion(value: JsonObject): Demonstration {
     throw new RowError('"prompt" is a text and "completion" a list: both must be texts or both lists of messages');
   }
   if (typeof value.prompt === 'string') {
-    return { kind: 'pair', prompt: textField(value, 'prompt'), completion: textField(value, 'completion') };
+    return { kind: 'pair', prompt: textField(value, 'prompt'), completion: textField(value, 'completion'), finishReason: ownFinishReason(value) };
   }
   const prompt = conversation(value.prompt, 'prompt', 'user');
   if (!Array.isArray(value.completion)) {
@@ -201,6 +197,11 @@ function finishReasons(value: unknown, count: number): FinishReason[] {
     throw new RowError(`"finish_reason" has ${value.length} entries, "completions" has ${count}`);
   }
   return value.map((reason, i) => (reason === null ? 'stop' : finishReason(reason, `finish_reason[${i}]`)));
+}
+
+/** The finish reason of a row with one completion. */
+function ownFinishReason({ finish_reason: reason }: JsonObject): FinishReason {
+  return reason === undefined || reason === null ? 'stop' : finishReason(reason, 'finish_reason');
 }
 
 function finishReason(value: unknown, field: string): FinishReason {

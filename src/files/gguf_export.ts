@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { UsageError } from '../errors.ts';
 import type { ModelConfig, PlannedTensor } from '../model/config.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
+import { withBases } from './adapter.ts';
 import { asideName, outputError, releaseAside, syncPath } from './atomic.ts';
 import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
 import { ROTARY_FACTORS, rotaryFactors } from './gguf_rotary.ts';
@@ -39,7 +40,7 @@ export async function exportGguf(
   if (model.head === 'reward') {
     throw new UsageError(`${model.dir}: is a reward model; llama.cpp runs language models only`);
   }
-  const tokenizer = await Tokenizer.load(tokenizerDir);
+  const tokenizer = await Tokenizer.load(tokenizerDir, [...withBases(model.dir)]);
   const entries = [
     ...modelEntries(config, `${model.dir}/config.json`, basename(resolve(model.dir))),
     { key: 'general.file_type', type: 'u32', value: FILE_TYPES[storage] } as const,

@@ -22,7 +22,7 @@ interface AddedToken {
 
 /**
  * The pad token of a reward model. transformers reads the score at the last token that is not `pad_token_id`, so it
- * must not be EOS: where it is (or where there is none), another special token takes its place that no text contains:
+ * must not be EOS, the config's or the tokenizer's, with which rows end: where it is (or where there is none), another special token takes its place that no text contains:
  * the tokenizer's own pad token, or one that is no BOS, EOS or UNK and does not occur in the chat template.
  * @returns the id, or none where there is no such token; `token` is set where the tokenizer must be told as well
  */
@@ -30,10 +30,12 @@ export function chooseRewardPad(
   config: ModelConfig,
   files: Map<string, string | Uint8Array>,
 ): { id?: number; token?: string } {
-  if (config.padId !== undefined && config.padId !== config.eosId) return { id: config.padId };
   const tokenizer = readJson(files, 'tokenizer.json');
   const settings = readJson(files, 'tokenizer_config.json');
   const added = Array.isArray(tokenizer['added_tokens']) ? (tokenizer['added_tokens'] as AddedToken[]) : [];
+  const eos = tokenText(settings['eos_token'] ?? readJson(files, 'special_tokens_map.json')['eos_token']);
+  const isEos = (id: number): boolean => id === config.eosId || (eos !== undefined && idOf(eos, added, tokenizer) === id);
+  if (config.padId !== undefined && !isEos(config.padId)) return { id: config.padId };
   const taken = ['bos_token', 'eos_token', 'unk_token'].map((key) => tokenText(settings[key]));
   const templates = [settings['chat_template'], files.get('chat_template.jinja')?.toString()].map((template) =>
     typeof template === 'string' ? template : JSON.stringify(template ?? ''),
@@ -43,7 +45,7 @@ export function chooseRewardPad(
       special === true &&
       Number.isInteger(id) &&
       id < config.vocabSize &&
-      id !== config.eosId &&
+      !isEos(id) &&
       id !== config.bosId &&
       !taken.includes(content) &&
       !templates.some((template) => template.includes(content)),
@@ -58,6 +60,16 @@ export function chooseRewardPad(
 export function withPadToken(tokenizerConfig: string | Uint8Array, token: string): string {
   const settings = parseJsonObject(Buffer.from(tokenizerConfig), 'tokenizer_config.json');
   return `${JSON.stringify({ ...settings, pad_token: token }, null, 2)}\n`;
+}
+
+/** The id of a token, added or of the vocabulary itself (an object in BPE's and WordPiece's files, a list of pairs in Unigram's). */
+function idOf(text: string, added: readonly AddedToken[], tokenizer: Record<string, unknown>): number | undefined {
+  const own = added.find(({ content }) => content === text)?.id;
+  if (own !== undefined) return own;
+  const vocabulary = (tokenizer['model'] as { vocab?: unknown } | undefined)?.vocab;
+  if (Array.isArray(vocabulary)) return vocabulary.findIndex((entry) => Array.isArray(entry) && entry[0] === text);
+  const id = (vocabulary as Record<string, unknown> | undefined)?.[text];
+  return typeof id === 'number' ? id : undefined;
 }
 
 function tokenText(value: unknown): string | undefined {

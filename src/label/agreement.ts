@@ -22,8 +22,14 @@ export interface Agreement {
   kappa: number | null;
 }
 
-/** labeler → task → ranks */
-type Rankings = Map<string, Map<string, number[]>>;
+/** Answers to a prompt in the order of their texts, and how they were ranked. */
+interface Judged {
+  completions: string[];
+  ranks: number[];
+}
+
+/** labeler → task → what was judged */
+type Rankings = Map<string, Map<string, Judged>>;
 
 /** Reads rankings by `labeler`, or by the file's name where a row has none. The last of several verdicts counts. */
 export async function readRankings(files: string[]): Promise<Rankings> {
@@ -36,7 +42,8 @@ export async function readRankings(files: string[]): Promise<Rankings> {
     // The same answers in another order are the same task: ranks are kept in the order of the texts.
     const order = item.completions.map((_, i) => i)
       .sort((a, b) => compareTexts(item.completions[a]!, item.completions[b]!));
-    own.set(taskId(item.prompt, order.map((i) => item.completions[i]!)), order.map((i) => item.ranks[i]!));
+    const completions = order.map((i) => item.completions[i]!);
+    own.set(taskId(item.prompt, completions), { completions, ranks: order.map((i) => item.ranks[i]!) });
   }
   return rankings;
 }
@@ -50,12 +57,16 @@ export function agreements(rankings: Rankings): Agreement[] {
 
 function compareLabelers(first: string, second: string, rankings: Rankings): Agreement {
   const counts = { prompts: 0, pairs: 0, same: 0, strict: 0, strictSame: 0, bothTied: 0, tiesFirst: 0, tiesSecond: 0 };
-  for (const [id, ranks] of rankings.get(first)!) {
-    const others = rankings.get(second)!.get(id);
+  for (const [id, { completions, ranks }] of rankings.get(first)!) {
+    const others = rankings.get(second)!.get(id)?.ranks;
     if (!others) continue;
     counts.prompts++;
-    for (let i = 0; i < ranks.length; i++) {
-      for (let j = 0; j < i; j++) {
+    // A text that is there several times was judged once: a copy that both rank as the one before it says nothing new.
+    const judged = completions.map((_, i) => i)
+      .filter((i) => completions[i] !== completions[i - 1] || ranks[i] !== ranks[i - 1] || others[i] !== others[i - 1]);
+    for (const i of judged) {
+      for (const j of judged) {
+        if (j >= i || completions[i] === completions[j]) continue;
         const a = Math.sign(ranks[i]! - ranks[j]!);
         const b = Math.sign(others[i]! - others[j]!);
         counts.pairs++;

@@ -1,5 +1,5 @@
 import { RunError, UsageError } from '../errors.ts';
-import { embeddingRows, tokenizerFolder } from '../files/adapter.ts';
+import { embeddingRows, tokenizerFolder, withBases } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
 import { Tokenizer } from '../text/tokenizer.ts';
@@ -109,7 +109,7 @@ function draw(planned: PlannedTensor, config: ModelConfig, random: RandomStream)
 /** Reads a model folder's tokenizer, for the rows of its embedding; an adapter folder without one has its base's. */
 export async function loadTokenizer(dir: string): Promise<Tokenizer> {
   const folder = tokenizerFolder(dir);
-  const tokenizer = await Tokenizer.load(folder);
+  const tokenizer = await Tokenizer.load(folder, [...withBases(dir)]);
   const rows = embeddingRows(dir);
   if (rows !== undefined) tokenizer.limitIds(rows, folder);
   return tokenizer;

@@ -4,6 +4,7 @@ import { encodeDemonstration } from '../data/encode.ts';
 import type { JsonObject } from '../data/jsonl.ts';
 import { packAll } from '../data/pack.ts';
 import { asDemonstration, asText, type Demonstration } from '../data/rows.ts';
+import { UsageError } from '../errors.ts';
 import { loadModel } from '../model/load.ts';
 import type { EvalSettings } from '../options.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
@@ -34,6 +35,9 @@ export async function evaluatePerplexity(settings: EvalSettings, tokenizer: Toke
   }, { ...rowPolicy(settings, context), plainText: true });
   for (const { ids, segments } of packAll(texts, model.config.context)) {
     rows.push(segments.map(([start, n]) => ({ ids: ids.subarray(start, start + n) })));
+  }
+  if (!rows.some((parts) => parts.some(({ ids, mask }) => (mask ? mask.includes(1, 1) : ids.length > 1)))) {
+    throw new UsageError(`${settings.data.join(', ')}: no token follows another, so there is nothing to predict`);
   }
   if (settings.dryRun) return { rows: rows.length, parameters: model.weights.count };
 

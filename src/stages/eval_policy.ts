@@ -34,7 +34,7 @@ export async function evaluatePolicy(settings: EvalSettings, tokenizer: Tokenize
   const room = Math.min(policy.config.context, baseline?.config.context ?? Infinity, reward?.model?.config.context ?? Infinity);
   const { rows } = await collectRows(settings.data, (value): PromptRow => {
     const prompt = asPrompt(value);
-    return { prompt, ids: withRoom(encodePrompt(tokenizer, prompt), room, settings) };
+    return { prompt, ids: withRoom(tokenizer, encodePrompt(tokenizer, prompt), room, settings) };
   }, rowPolicy(settings, context));
   if (settings.dryRun) return { prompts: rows.length, parameters: policy.weights.count };
 

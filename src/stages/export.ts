@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { RunContext } from '../context.ts';
 import { Interrupted, UsageError } from '../errors.ts';
 import { checkOutputFile } from '../files/atomic.ts';
-import { isAdapterFolder, tokenizerFolder } from '../files/adapter.ts';
+import { isAdapterFolder, tokenizerFolder, withBases } from '../files/adapter.ts';
 import { exportGguf } from '../files/gguf_export.ts';
 import { holdsModel, openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { TOKENIZER_FILES } from '../files/reward_pad.ts';
@@ -48,13 +48,17 @@ async function writeMerged(model: ModelFolder, out: string, dtype: string): Prom
     rewardBias,
     rewardGain,
     hfConfig,
-    tokenizerFrom: await tokenizerFiles(tokenizerFolder(dir)),
+    tokenizerFrom: await tokenizerFiles(dir),
     dtype: dtype === 'f16' ? 'F16' : 'F32',
     tensors: plan.map(({ name, shape }) => ({ name, shape, data: () => model.read(name) })),
   });
 }
 
+/** The tokenizer of a model or adapter and its generation_config.json, which may both be its base's. */
 async function tokenizerFiles(dir: string): Promise<Record<string, Uint8Array>> {
-  const names = [...TOKENIZER_FILES, 'generation_config.json'].filter((name) => existsSync(join(dir, name)));
-  return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await readFile(join(dir, name))] as const)));
+  const folder = tokenizerFolder(dir);
+  const paths = TOKENIZER_FILES.map((name) => join(folder, name)).filter((path) => existsSync(path));
+  const generation = [...withBases(dir)].map((each) => join(each, 'generation_config.json')).find((path) => existsSync(path));
+  if (generation !== undefined) paths.push(generation);
+  return Object.fromEntries(await Promise.all(paths.map(async (path) => [basename(path), await readFile(path)] as const)));
 }

@@ -124,6 +124,12 @@ export class Documents extends LikelihoodRows {
     for (const row of this.packer.end()) this.keep(row);
   }
 
+  /** Whether some token follows another of its document. */
+  hasTargets(): boolean {
+    for (let row = 0; row < this.length; row++) if (this.at(row).at.length > 0) return true;
+    return false;
+  }
+
   private keep({ ids, segments }: PackedRow): void {
     const marks = new Uint8Array(ids.length);
     for (const [start] of segments) marks[start] = 1;

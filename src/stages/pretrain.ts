@@ -3,7 +3,7 @@ import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf, type Collected } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
-import { tokenizerFolder } from '../files/adapter.ts';
+import { tokenizerFolder, withBases } from '../files/adapter.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadModel, loadTokenizer, type Model, newModel } from '../model/load.ts';
@@ -17,10 +17,10 @@ import { checkThatFits, choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
-import { beginRun, memoryReport, openSession } from '../train/session.ts';
+import { beginRun, memoryReport, openTraining } from '../train/session.ts';
 import { Documents } from './likelihood_rows.ts';
 import { LikelihoodTraining } from './likelihood_training.ts';
-import { lastMetrics, plannedBatches, pretrainingRows } from './sft.ts';
+import { checkTargets, lastMetrics, plannedBatches, pretrainingRows } from './sft.ts';
 
 /**
  * Makes a base model from text: trains a byte-level BPE tokenizer where none is given, draws a model, and minimises the mean
@@ -36,14 +36,17 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   if (known && settings.vocabSize !== undefined && settings.vocabSize !== known.vocabSize) {
     context.warn(`--vocab-size ${settings.vocabSize}: the tokenizer in ${settings.tokenizer} has ${known.vocabSize} entries, and so has the model`);
   }
-  const opened = await openSession(settings, context);
+  const opened = await openTraining(settings, context);
   const model = settings.model ? loadModel(settings.model, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' })
     : drawnModel(configOf(settings, tokenizer), settings);
   const trained = trainedPart(model, settings);
   if (tokenizer.vocabSize > model.config.vocabSize) throw new Error('the tokenizer has more entries than the model');
   const { rows, hashes } = texts ? { rows: documentsOf(texts.rows, tokenizer, model.config.context), hashes: hashesOf(texts.sources) }
     : await pretrainingRows(settings.data, tokenizer, model, settings, context);
-  if (texts) texts.rows.length = 0;
+  if (texts) {
+    checkTargets(rows, settings.data);
+    texts.rows.length = 0;
+  }
   const heldOut = settings.evalData && await pretrainingRows(settings.evalData, tokenizer, model, settings, context);
 
   const order = new BatchOrder(rows.length, settings.batchSize, settings.epochs, settings);
@@ -107,7 +110,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
 /** The model's tokenizer or the one that is asked for; none where one is to be trained. */
 async function knownTokenizer({ model, tokenizer }: PretrainSettings): Promise<Tokenizer | undefined> {
   if (model) return loadTokenizer(model);
-  return tokenizer ? Tokenizer.load(tokenizerFolder(tokenizer)) : undefined;
+  return tokenizer ? Tokenizer.load(tokenizerFolder(tokenizer), [...withBases(tokenizer)]) : undefined;
 }
 
 const readTexts = ({ data, skipBadRows }: PretrainSettings, context: RunContext): Promise<Collected<string>> =>

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { hashesOf, readAll, type RowPolicy } from '../data/collect.ts';
 import { encodeCompletions, encodeDemonstration, encodePrompt } from '../data/encode.ts';
-import { asDemonstration, asRanking } from '../data/rows.ts';
+import { asDemonstration, asRanking, type Demonstration } from '../data/rows.ts';
 import { TokenRows } from '../data/token_rows.ts';
 import { UsageError } from '../errors.ts';
 import { rankingLoss } from '../gpu/ops/ranking_loss.ts';
@@ -24,7 +24,7 @@ import { BatchOrder } from '../train/order.ts';
 import { RandomStream } from '../train/random.ts';
 import { average, rankingReport, type ScoredRanking } from '../train/ranking_metrics.ts';
 import { multiplier } from '../train/schedule.ts';
-import { beginRun, compileProgress, memoryReport, openSession } from '../train/session.ts';
+import { beginRun, compileProgress, memoryReport, openTraining } from '../train/session.ts';
 import { Scorer } from './judge.ts';
 import { hasStrictPair, RankingRows, type EncodedRanking } from './ranking_rows.ts';
 import { lastMetrics, plannedBatches } from './sft.ts';
@@ -46,7 +46,7 @@ interface RankingFeeds {
 export async function trainRm(settings: RmSettings, context: RunContext): Promise<void> {
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
-  const opened = await openSession(settings, context);
+  const opened = await openTraining(settings, context);
   const model = loadModel(settings.model!, { dtype: settings.dtype, trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'normal', seed: settings.seed } });
   const trained = trainedPart(model, settings);
   const { config } = model;
@@ -240,9 +240,9 @@ export async function readRankings(sources: string[], tokenizer: Tokenizer, cont
   const length = { context: contextLength, truncate: settings.truncate };
   const rankings = new RankingRows();
   const read = await readAll(sources, (value): EncodedRanking => {
-    const { prompt, completions, ranks, margin } = asRanking(value);
+    const { prompt, completions, finishReasons, ranks, margin } = asRanking(value);
     return {
-      responses: encodeCompletions(tokenizer, encodePrompt(tokenizer, prompt), completions, completions.map(() => 'stop'), length).ids,
+      responses: encodeCompletions(tokenizer, encodePrompt(tokenizer, prompt), completions, finishReasons, length).ids,
       ranks,
       margin: margin ?? 0,
     };
@@ -250,12 +250,17 @@ export async function readRankings(sources: string[], tokenizer: Tokenizer, cont
   return { rankings, hashes: hashesOf(read.sources) };
 }
 
+/** Reads demonstrations as responses to be scored: a conversation is its last answer, after a prompt of all that comes before. */
 async function readDemonstrations(sources: string[], tokenizer: Tokenizer, contextLength: number, settings: RowSettings,
   context: RunContext): Promise<{ rows: TokenRows; hashes: Record<string, string> }> {
   const length = { context: contextLength, truncate: settings.truncate };
   const rows = new TokenRows();
-  const read = await readAll(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length).ids, (ids) => rows.add(ids),
-    policyOf(settings, context));
+  const scored = (row: Demonstration): Int32Array => {
+    if (row.kind !== 'chat') return encodeDemonstration(tokenizer, row, length).ids;
+    const prompt = encodePrompt(tokenizer, row.messages.slice(0, -1));
+    return encodeCompletions(tokenizer, prompt, [row.messages.at(-1)!.content], ['stop'], length).ids[0];
+  };
+  const read = await readAll(sources, (value) => scored(asDemonstration(value)), (ids) => rows.add(ids), policyOf(settings, context));
   return { rows, hashes: hashesOf(read.sources) };
 }
 

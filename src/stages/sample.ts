@@ -29,7 +29,7 @@ export async function sample(settings: SampleSettings, context: RunContext): Pro
   const { index, count } = settings.shard;
   const waiting: { row: Row; number: number; responses: (Response | undefined)[]; left: number }[] = [];
   const entries = new Map<number, (typeof waiting)[number]>();
-  const read = streamRows(settings.data, (value) => withRoom(encodePrompt(tokenizer, asPrompt(value)), config.context, settings), { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
+  const read = streamRows(settings.data, (value) => withRoom(tokenizer, encodePrompt(tokenizer, asPrompt(value)), config.context, settings), { skipBadRows: settings.skipBadRows, skipLong: settings.skipLong, warn: (line) => context.warn(line) });
 
   // A bad row is an error only after the rows before it have been answered and written.
   let failure: unknown;

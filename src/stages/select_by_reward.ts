@@ -39,7 +39,7 @@ export async function openSelection(settings: SftSettings, model: Model, tokeniz
     const row = asDemonstration(value);
     if (row.kind === 'text') throw new RowError('a text has no prompt to answer, which --select-by-reward needs');
     const prompt: Prompt = row.kind === 'pair' ? row.prompt : row.messages.slice(0, -1);
-    return withRoom(encodePrompt(tokenizer, prompt), model.config.context, settings);
+    return withRoom(tokenizer, encodePrompt(tokenizer, prompt), model.config.context, settings);
   }, { skipBadRows: settings.skipBadRows, skipLong: true, warn: (line) => context.warn(line) });
   const length = Math.min(model.config.context, longestOf(prompts) + settings.maxNewTokens);
   checkReader('--select-by-reward', reward, model, length);

@@ -1,7 +1,9 @@
 import type { RunContext } from '../context.ts';
-import { hashesOf, readAll, type RowPolicy } from '../data/collect.ts';
-import { encodeDemonstration, encodeDocument } from '../data/encode.ts';
+import { hashesOf, readAll, RowError, type RowPolicy } from '../data/collect.ts';
+import { encodeDemonstration, encodeDocument, type EncodedDemonstration } from '../data/encode.ts';
+import type { JsonObject } from '../data/jsonl.ts';
 import { asDemonstration, asText } from '../data/rows.ts';
+import { UsageError } from '../errors.ts';
 import { readFileSync } from 'node:fs';
 import { stage } from '../gpu/tensor.ts';
 import type { PackRow } from '../model/batch.ts';
@@ -15,7 +17,7 @@ import { choosePasses, planMemory } from '../train/memory.ts';
 import { Optimizer } from '../train/optimizer.ts';
 import { BatchOrder, PassOrder } from '../train/order.ts';
 import { multiplier } from '../train/schedule.ts';
-import { beginRun, memoryReport, openSession } from '../train/session.ts';
+import { beginRun, memoryReport, openTraining } from '../train/session.ts';
 import { Demonstrations, Documents, PackedDemonstrations, type LikelihoodRows } from './likelihood_rows.ts';
 import { KeptWeights, LikelihoodTraining } from './likelihood_training.ts';
 
@@ -34,7 +36,7 @@ export function* plannedBatches<T>(order: BatchOrder, batchOf: (step: number) =>
 export async function trainSft(settings: SftSettings, context: RunContext): Promise<void> {
   const tokenizer = await loadTokenizer(settings.model!);
   if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
-  const opened = await openSession(settings, context);
+  const opened = await openTraining(settings, context);
   const model = loadModel(settings.model!, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' });
   const trained = trainedPart(model, settings);
   const { config } = model;
@@ -142,7 +144,12 @@ async function demonstrationRows(sources: string[], tokenizer: Tokenizer, model:
   const policy: RowPolicy = { ...settings, warn: (line) => context.warn(line) };
   const length = { context: model.config.context, truncate: settings.truncate };
   const rows = new Demonstrations();
-  const read = await readAll(sources, (value) => encodeDemonstration(tokenizer, asDemonstration(value), length), (row) => rows.add(row), policy);
+  const encoded = (value: JsonObject): EncodedDemonstration => {
+    const row = encodeDemonstration(tokenizer, asDemonstration(value), length);
+    if (!row.mask.includes(1)) throw new RowError('there is no token to learn: what is to be said is empty');
+    return row;
+  };
+  const read = await readAll(sources, encoded, (row) => rows.add(row), policy);
   return { rows, hashes: hashesOf(read.sources) };
 }
 
@@ -153,7 +160,13 @@ export async function pretrainingRows(sources: string[], tokenizer: Tokenizer, m
   const rows = new Documents(model.config.context);
   const read = await readAll(sources, (value) => encodeDocument(tokenizer, asText(value)), (document) => rows.add(document), policy);
   rows.end();
+  checkTargets(rows, sources);
   return { rows, hashes: hashesOf(read.sources) };
+}
+
+/** Throws UsageError where no token of the documents follows another. */
+export function checkTargets(rows: Documents, sources: readonly string[]): void {
+  if (!rows.hasTargets()) throw new UsageError(`${sources.join(', ')}: every document is empty, so there is nothing to learn`);
 }
 
 /**

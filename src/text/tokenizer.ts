@@ -15,6 +15,8 @@ export type TokenizerFiles = Map<string, string>;
 /** The largest published tokenizer.json has 33 MB. */
 const MAX_FILE_BYTES = 128 * 2 ** 20;
 const FILE_NAMES = ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'];
+/** Where generation stops, for the model that is made of this one as well. */
+const GENERATION = 'generation_config.json';
 
 /** A text that holds a token without a row in the model's embedding. */
 export class TokenError extends Error {}
@@ -60,8 +62,11 @@ export class Tokenizer {
     this.encode('a');
   }
 
-  /** Reads a model folder's tokenizer.json with, where they are there, the other tokenizer files. */
-  static async load(dir: string): Promise<Tokenizer> {
+  /**
+   * Reads a model folder's tokenizer.json with, where they are there, the other tokenizer files.
+   * @param models the first of these folders that has a generation_config.json says where generation stops, else the first that has a config.json
+   */
+  static async load(dir: string, models: readonly string[] = [dir]): Promise<Tokenizer> {
     const files: TokenizerFiles = new Map();
     for (const name of FILE_NAMES) {
       const text = await readIfThere(dir, name);
@@ -74,8 +79,10 @@ export class Tokenizer {
         older && "transformers makes one: AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')",
       );
     }
-    const read = async (name: string) => parseObject(await readIfThere(dir, name), join(dir, name));
-    const ids = { ...tokenIds(await read('config.json')), ...(await read('generation_config.json')) };
+    const [config, generation] = [await firstOf(models, 'config.json'), await firstOf(models, GENERATION)];
+    const ids = { ...tokenIds(config.value), ...generation.value };
+    const text = generation.text ?? (Object.keys(ids).length > 0 ? `${JSON.stringify(ids, null, 2)}\n` : undefined);
+    if (text !== undefined) files.set(GENERATION, text);
     return Tokenizer.#build(files, (name) => join(dir, name), ids);
   }
 
@@ -227,15 +234,15 @@ export class Tokenizer {
     const turns = rendered.turns.map(({ index, begin, end }) => {
       const first = place(begin);
       const last = place(end);
-      // What the template puts behind the end-of-turn token (a line break) is nothing the model has to say.
+      // White space that the template puts behind the end-of-turn token is nothing the model has to say.
       let stop = last;
-      while (stop > first && !this.isSpecial(ids[stop - 1])) stop--;
-      return { index, begin: first, end: stop > first ? stop : last };
+      while (stop > first && !this.isSpecial(ids[stop - 1]) && this.decode([ids[stop - 1]]).trim() === '') stop--;
+      return { index, begin: first, end: stop > first && this.isSpecial(ids[stop - 1]) ? stop : last };
     });
     return { ids, turns };
   }
 
-  /** Writes the tokenizer's files as they were read. */
+  /** Writes the tokenizer's files as they were read, and where generation stops. */
   async save(dir: string): Promise<void> {
     for (const [name, text] of this.#files) await writeFile(join(dir, name), text);
   }
@@ -265,6 +272,15 @@ async function readIfThere(dir: string, name: string): Promise<string | undefine
   } catch {
     throw new UsageError(`${path}: not UTF-8 text`);
   }
+}
+
+/** A JSON file of the first of these folders that has it. */
+async function firstOf(folders: readonly string[], name: string): Promise<{ text?: string; value: Json }> {
+  for (const folder of folders) {
+    const text = await readIfThere(folder, name);
+    if (text !== undefined) return { text, value: parseObject(text, join(folder, name)) };
+  }
+  return { value: {} };
 }
 
 function parseObject(text: string | undefined, path: string): Json {

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { RowError, RowTooLong } from '../../src/data/collect.ts';
-import { encodeCompletions, encodeDemonstration, encodeDocument, encodePrompt } from '../../src/data/encode.ts';
+import { encodeCompletions, encodeDemonstration, encodeDocument, encodePrompt, withRoom } from '../../src/data/encode.ts';
 import { asDemonstration } from '../../src/data/rows.ts';
 import { UsageError } from '../../src/errors.ts';
 import { Tokenizer } from '../../src/text/tokenizer.ts';
@@ -122,6 +122,29 @@ test('of a prompt that alone fills the context --truncate keeps the end, so much
   const last = encodeDemonstration(chatml, asDemonstration({ messages: conversation.slice(0, 2) }), { context: begin, truncate: true });
   assert.is(last.ids.length, begin);
   assert.equal([list(last.ids), list(last.mask)], [list(chat.ids).slice(-begin), list(chat.mask).slice(-begin)]);
+});
+
+test('a prompt that is cut keeps the tokenizer\'s BOS', () => {
+  const prompt = encodePrompt(stories, 'Once upon a time there was a cat');
+  const cut = withRoom(stories, prompt, 8, { truncate: true, maxNewTokens: 3 });
+  assert.equal(list(cut), [1, ...list(prompt).slice(-4)]);
+  const { promptIds } = encodeCompletions(stories, prompt, [''], ['stop'], { context: 8, truncate: true });
+  assert.equal(list(promptIds), [1, ...list(prompt).slice(-6)]);
+  assert.equal(list(withRoom(stories, prompt, 8, { truncate: true, maxNewTokens: 7 })), list(prompt).slice(-1), 'no room for it');
+  assert.equal(list(withRoom(stories, prompt, 99, { truncate: true, maxNewTokens: 3 })), list(prompt));
+});
+
+test('of an assistant turn only white space behind its end is left out', () => {
+  const turn = (template: string, content: string) => {
+    const tokenizer = Tokenizer.fromJson(JSON.parse(chatml.files.get('tokenizer.json')!), { ...JSON.parse(chatml.files.get('tokenizer_config.json')!), chat_template: template });
+    const { ids, mask } = encodeDemonstration(tokenizer, asDemonstration({ messages: [{ role: 'user', content: 'Hi' }, { role: 'assistant', content }] }));
+    return tokenizer.decode(list(ids).filter((_, t) => mask[t] === 1));
+  };
+  const lines = '{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}### assistant: {% endif %}';
+  assert.is(turn(lines, 'Hello'), ' Hello\n');
+  assert.is(turn(lines, 'write <|im_end|> after it'), ' write <|im_end|> after it\n');
+  const spaced = '{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|> \n\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}';
+  assert.is(turn(spaced, 'Hello'), 'Hello<|im_end|>');
 });
 
 test('a token that the embedding has no row for makes a bad row, wherever it stands; other rows are read as before', async () => {

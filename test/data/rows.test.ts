@@ -16,7 +16,8 @@ function refuses(read: Reader, value: object, message: RegExp): void {
 }
 
 test('demonstrations in all their forms', () => {
-  assert.equal(asDemonstration({ prompt: 'a', completion: '' }), { kind: 'pair', prompt: 'a', completion: '' });
+  assert.equal(asDemonstration({ prompt: 'a', completion: '' }), { kind: 'pair', prompt: 'a', completion: '', finishReason: 'stop' });
+  assert.equal(asDemonstration({ prompt: 'a', completion: 'b', finish_reason: 'length' }), { kind: 'pair', prompt: 'a', completion: 'b', finishReason: 'length' });
   assert.equal(asDemonstration({ messages: [system, user, assistant] }), {
     kind: 'chat',
     messages: [system, user, assistant],
@@ -31,10 +32,11 @@ test('demonstrations in all their forms', () => {
     kind: 'pair',
     prompt: 'Add\n\n1 2\n\n',
     completion: '3',
+    finishReason: 'stop',
   });
   for (const input of ['', null, undefined]) {
     const row = asDemonstration({ instruction: 'Sing', input, output: 'la' });
-    assert.equal(row, { kind: 'pair', prompt: 'Sing\n\n', completion: 'la' });
+    assert.equal(row, { kind: 'pair', prompt: 'Sing\n\n', completion: 'la', finishReason: 'stop' });
   }
   assert.equal(asDemonstration({ text: 'x' }), { kind: 'text', text: 'x' });
 });
@@ -43,6 +45,7 @@ test('demonstrations that are none', () => {
   refuses(asDemonstration, {}, /needs "prompt" and "completion".*no fields/);
   refuses(asDemonstration, { question: 'a' }, /the row has "question"/);
   refuses(asDemonstration, { prompt: 'a' }, /^"completion" is missing$/);
+  refuses(asDemonstration, { prompt: 'a', completion: 'b', finish_reason: 'end' }, /"finish_reason" is "end", expected "stop" or "length"/);
   refuses(asDemonstration, { completion: 'a' }, /^"prompt" is missing$/);
   refuses(asDemonstration, { prompt: 1, completion: 'a' }, /"prompt" is a number, expected a list/);
   refuses(asDemonstration, { prompt: 'a', completion: null }, /"completion" is null, expected a text/);
@@ -111,16 +114,19 @@ test('completions, one or several', () => {
 
 test('rankings from ranks, and from chosen and rejected', () => {
   const row = { prompt: 'p', completions: ['a', 'b', 'c'], ranks: [2, 1.5, 2] };
-  assert.equal(asRanking(row), row);
+  assert.equal(asRanking(row), { ...row, finishReasons: ['stop', 'stop', 'stop'] });
+  assert.equal(asRanking({ ...row, finish_reason: ['stop', 'length', null] }), { ...row, finishReasons: ['stop', 'length', 'stop'] });
   assert.equal(asRanking({ prompt: 'p', chosen: 'good', rejected: 'bad', margin: 0.5 }), {
     prompt: 'p',
     completions: ['good', 'bad'],
+    finishReasons: ['stop', 'stop'],
     ranks: [1, 2],
     margin: 0.5,
   });
   assert.equal(asRanking({ prompt: [user], chosen: [assistant], rejected: [{ role: 'assistant', content: '' }] }), {
     prompt: [user],
     completions: ['Hello', ''],
+    finishReasons: ['stop', 'stop'],
     ranks: [1, 2],
   });
   refuses(asRanking, { prompt: 'p' }, /needs "completions" and "ranks", or "chosen" and "rejected"/);
@@ -129,6 +135,7 @@ test('rankings from ranks, and from chosen and rejected', () => {
   refuses(asRanking, { prompt: 'p', ranks: [1] }, /"completions" is missing/);
   refuses(asRanking, { prompt: 'p', completions: ['a'], ranks: [1] }, /has 1, a ranking needs two or more/);
   refuses(asRanking, { ...row, ranks: [1, 2] }, /"ranks" has 2 entries, "completions" has 3/);
+  refuses(asRanking, { ...row, finish_reason: ['stop'] }, /"finish_reason" has 1 entries, "completions" has 3/);
   refuses(asRanking, { ...row, ranks: [1, 2, '3'] }, /"ranks\[2\]" is a text, expected a number/);
   refuses(asRanking, { ...row, ranks: [1, 2, null] }, /"ranks\[2\]" is null/);
   refuses(asRanking, { ...row, ranks: JSON.parse('[1,1e999,2]') }, /"ranks\[1\]" is not finite/);

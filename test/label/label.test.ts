@@ -221,6 +221,15 @@ test('agreement counts ties on their own', async () => {
   assert.ok(Math.abs(kappa! - 0.5) < 1e-12);
 });
 
+test('a text that is there several times counts once in agreement', async () => {
+  const file = fileOf([
+    { prompt: 'p', completions: ['a', 'a', 'a', 'b'], ranks: [1, 1, 1, 2], labeler: 'ann' },
+    { prompt: 'p', completions: ['a', 'b', 'a', 'a'], ranks: [2, 1, 2, 2], labeler: 'ben' },
+  ]);
+  const [found] = agreements(await readRankings([file]));
+  assert.equal([found!.pairs, found!.agreement, found!.both_tied, found!.strict_pairs, found!.kappa], [1, 0, 0, 1, -1]);
+});
+
 test('agreement of opposite and of equal labelers', async () => {
   const file = fileOf([
     { prompt: 'p', completions: ['a', 'b'], ranks: [1, 2], labeler: 'ann' },
