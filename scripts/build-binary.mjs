@@ -7,7 +7,7 @@
 // Options: --platform NAME (linux-x64, linux-arm64, darwin-arm64, win32-x64), --out FILE. Node comes from npm and is
 // kept in build/; nothing else is downloaded. Only Linux on x64 is tested; the others are put together in the same way and
 // have never been started.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
@@ -41,6 +41,12 @@ const target = platforms[platform];
 const cache = join(root, 'build');
 const builder = nodeOf(host, cache);
 const node = nodeOf(platform, cache);
+const started = spawnSync(builder.executable, ['--version'], { encoding: 'utf8' });
+if (started.status !== 0) {
+  console.error(`the Node that builds does not start here: ${(started.stderr || String(started.error)).trim().split('\n')[0]}`);
+  console.error('hint: it needs glibc, libstdc++6, libgcc-s1 and libatomic1');
+  process.exit(1);
+}
 mkdirSync(dirname(out), { recursive: true });
 const work = mkdtempSync(join(cache, 'binary-'));
 try {

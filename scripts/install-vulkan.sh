@@ -86,4 +86,5 @@ if ! apt-get update; then
   release=
   apt-get update
 fi
-apt-get install -y --no-install-recommends ${release:+-t "$release"} libvulkan1 mesa-vulkan-drivers
+# libatomic1: the single binary needs it.
+apt-get install -y --no-install-recommends ${release:+-t "$release"} libvulkan1 mesa-vulkan-drivers libatomic1

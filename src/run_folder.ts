@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, realpathSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join, normalize, relative, resolve, sep } from 'node:path';
 import { UsageError } from './errors.ts';
-import { clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
+import { checkOutputFolder, clearLeftovers, outputError, writeFileAtomic } from './files/atomic.ts';
 import { checkUnlocked, FolderLock } from './files/lock.ts';
 import { withBases } from './files/adapter.ts';
 import { modelHashes, tokenizerHashes } from './files/model_hashes.ts';
@@ -152,13 +152,13 @@ export async function inspectRunFolder({
 }: RunFolderOptions): Promise<{ state: RunState; record?: RunRecord }> {
   const { resume, overwrite } = settings;
   const out = normalize(settings.out);
+  checkOutputFolder(out);
   let stats;
   try {
     stats = statSync(out, { throwIfNoEntry: false });
   } catch (error) {
     throw outputError(error, out);
   }
-  if (stats && !stats.isDirectory()) throw new UsageError(`--out: a file is in the way: ${show(out)}`);
   if (!stats) return { state: 'new' };
   await checkUnlocked(out);
   if (existsSync(join(out, MOVING))) await putBackLocked(out);

@@ -34,7 +34,7 @@ export async function resolveSettings(command: AnyCommand, typed: Typed, stdinIs
   for (const [name, option] of Object.entries(table)) {
     values[name] = given[name] ?? config[name] ?? preset[name] ?? option.default;
   }
-  const words = takeWords(command, typed.words, values);
+  const words = takeWords(command, typed.words, values, given);
   const missing = fillInput(command, values, stdinIsTerminal);
   const mayMiss = values['dry-run'] === true && values.preset !== undefined;
   if (missing.length > 0 && !mayMiss) throw missingOption(command, missing[0]!);
@@ -138,8 +138,9 @@ function presetValues(command: AnyCommand, name: string | undefined): Record<str
   return presets[name]!;
 }
 
-/** Puts the command's other words where they belong, and refuses those it has no use for. */
-function takeWords(command: AnyCommand, words: string[], values: Record<string, unknown>): Record<string, unknown> {
+/** Puts the command's other words where they belong, beside what was `given` as options (not in a file), and refuses those it has no use for. */
+function takeWords(command: AnyCommand, words: string[], values: Record<string, unknown>,
+  given: Record<string, unknown>): Record<string, unknown> {
   const { positional } = command;
   const allowed = positional ? (positional.many ? Infinity : 1) : 0;
   if (words.length > allowed) {
@@ -172,10 +173,10 @@ function takeWords(command: AnyCommand, words: string[], values: Record<string, 
   if (!option) return { [key]: many ? words : words[0] };
   const type = command.options[key]!.type;
   if (type === 'files') {
-    if (words.length > 0) values[key] = [...((values[key] as string[] | undefined) ?? []), ...words];
+    if (words.length > 0) values[key] = [...((given[key] as string[] | undefined) ?? []), ...words];
   } else if (words.length > 0) {
-    if (values[key] !== undefined && values[key] !== words[0]) {
-      throw new UsageError(`--${key} is given twice: ${show(values[key])} and ${show(words[0])}`);
+    if (given[key] !== undefined && given[key] !== words[0]) {
+      throw new UsageError(`--${key} is given twice: ${show(given[key])} and ${show(words[0])}`);
     }
     values[key] = words[0];
   }

@@ -18,6 +18,7 @@ export const pretrain = command<PretrainSettings>({
     checkTraining(settings);
     refuseUnused(settings);
     if (settings.model !== undefined) return;
+    if (settings.loraRank) throw new UsageError('--lora-rank: an adapter needs a model to stand on, and a new one is not kept', 'name one with --model');
     const { vocabSize, ...shape } = newModelDefaults;
     const { arch, width, heads } = Object.assign(settings, { ...shape, ...given(settings) }) as NewModelSettings;
     if (settings.tokenizer === undefined) {

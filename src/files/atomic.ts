@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { accessSync, constants, existsSync, lstatSync, renameSync, rmSync, statSync, type Stats } from 'node:fs';
+import { accessSync, constants, existsSync, lstatSync, readlinkSync, realpathSync, renameSync, rmSync, statSync, type Stats } from 'node:fs';
 import { mkdir, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { RunError, UsageError } from '../errors.ts';
@@ -75,13 +75,46 @@ export function releaseAside(name: string): void {
 }
 
 /**
- * Looks whether `--out` may name a file to be written, before the work for it is done.
- * @throws UsageError where a folder is there, or none to put it in
+ * Looks whether `--out` may name a file to be written, before the work for it is done. Returns the file itself where a link is named.
+ * @throws UsageError where something else is there (a folder, a device, a pipe), or no folder to put it in
  */
-export function checkOutputFile(path: string): void {
-  if (statOf(path)?.isDirectory()) throw new UsageError(`--out: a folder, not a file: ${path}`);
-  const folder = dirname(resolve(path));
+export function checkOutputFile(path: string): string {
+  const found = statOf(path);
+  if (found?.isDirectory()) throw new UsageError(`--out: a folder, not a file: ${path}`);
+  if (found && !found.isFile()) throw new UsageError(`--out: a device or pipe, not a file: ${path}`);
+  const target = found ? realpathSync(path) : leadsTo(path);
+  const folder = dirname(resolve(target));
   if (!statOf(folder)?.isDirectory()) throw new UsageError(`--out: no such folder: ${folder}`);
+  return target;
+}
+
+/** Where a chain of links ends at which nothing is yet. */
+function leadsTo(path: string): string {
+  let at = path;
+  for (let links = 0; links < 40 && lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink(); links++) at = resolve(dirname(at), readlinkSync(at));
+  return at;
+}
+
+/**
+ * Looks whether `--out` may name a folder to be written, which need not be there.
+ * @throws UsageError where a file is in the way
+ */
+export function checkOutputFolder(path: string): void {
+  for (let at = resolve(path); ; at = dirname(at)) {
+    const found = statOf(at);
+    if (found?.isDirectory()) return;
+    if (found) throw new UsageError(`--out: ${at === resolve(path) ? path : at} is a file, not a folder`);
+    if (linkAt(at)) throw new UsageError(`--out: ${at === resolve(path) ? path : at} is a link that leads nowhere`);
+    if (at === dirname(at)) return;
+  }
+}
+
+function linkAt(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
+  } catch {
+    return false; // below a file
+  }
 }
 
 function statOf(path: string): Stats | undefined {

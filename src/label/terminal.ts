@@ -1,5 +1,6 @@
 import { createInterface } from 'node:readline/promises';
 import type { Readable, Writable } from 'node:stream';
+import { visible } from '../text/visible.ts';
 import type { Session } from './session.ts';
 
 const HELP = 'best first, as in 2 > 1 = 3 (= is a tie); s puts it off, q ends';
@@ -10,8 +11,8 @@ export async function rankInTerminal(session: Session, input: Readable, output: 
   const answers = lines[Symbol.asyncIterator]();
   try {
     for (let task = session.next(); task; task = session.next()) {
-      const listed = task.shown.map((text, i) => `${String(i + 1).padStart(3)}  ${text.replace(/\n/g, '\n     ')}`);
-      const heading = `\n[${session.done + 1}/${session.total}] ${task.prompt.trimEnd()}\n`;
+      const listed = task.shown.map((text, i) => `${String(i + 1).padStart(3)}  ${visible(text).replace(/\n/g, '\n     ')}`);
+      const heading = `\n[${session.done + 1}/${session.total}] ${visible(task.prompt.trimEnd())}\n`;
       output.write(`${heading}\n${listed.join('\n\n')}\n\n`);
       for (let settled = false; !settled; ) {
         output.write(`${HELP}: `);

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { RunError, UsageError } from '../errors.ts';
 import { embeddingRows, tokenizerFolder, withBases } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
@@ -106,13 +107,27 @@ function draw(planned: PlannedTensor, config: ModelConfig, random: RandomStream)
   return values;
 }
 
-/** Reads a model folder's tokenizer, for the rows of its embedding; an adapter folder without one has its base's. */
-export async function loadTokenizer(dir: string): Promise<Tokenizer> {
+/**
+ * Reads a model folder's tokenizer, for the rows of its embedding; an adapter folder without one has its base's.
+ * @param chatTemplate a file with another chat template
+ */
+export async function loadTokenizer(dir: string, chatTemplate?: string): Promise<Tokenizer> {
   const folder = tokenizerFolder(dir);
   const tokenizer = await Tokenizer.load(folder, [...withBases(dir)]);
   const rows = embeddingRows(dir);
   if (rows !== undefined) tokenizer.limitIds(rows, folder);
+  if (chatTemplate !== undefined) tokenizer.setChatTemplate(readTemplate(chatTemplate));
   return tokenizer;
+}
+
+/** The text of a chat template's file. Throws UsageError where it is not UTF-8. */
+export function readTemplate(path: string): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path));
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    throw new UsageError(`--chat-template: ${path} is not UTF-8 text`);
+  }
 }
 
 /**

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { stderr, stdin, stdout } from 'node:process';
 import { createInterface, type Interface } from 'node:readline';
 import type { RunContext } from '../context.ts';
@@ -10,6 +9,7 @@ import { loadModel, loadTokenizer, type Model } from '../model/load.ts';
 import type { ChatSettings } from '../options.ts';
 import type { Message } from '../text/chat_template.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
+import { visible } from '../text/visible.ts';
 import { openSession } from '../train/session.ts';
 import { stopAt } from './sample.ts';
 import { StopFilter } from './stop_filter.ts';
@@ -21,8 +21,7 @@ const HELP = 'a line that ends with \\ goes on in the next; Ctrl-C stops an answ
  * prompt by itself. On a terminal answers appear as they are drawn; with input from a pipe each is one line of output.
  */
 export async function chat(settings: ChatSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.model!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.model!, settings.chatTemplate);
   if (settings.system && !tokenizer.hasChatTemplate) {
     throw new UsageError('--system: the model has no chat template', 'give one with --chat-template FILE');
   }
@@ -49,7 +48,7 @@ export async function chat(settings: ChatSettings, context: RunContext): Promise
       stopped = false;
       try {
         const prompt = conversation.ask(message, (line) => context.log(line));
-        const show = interactive ? (piece: string): void => void stdout.write(piece) : undefined;
+        const show = interactive ? (piece: string): void => void stdout.write(visible(piece)) : undefined;
         const answer = await reply(model, tokenizer, prompt, turn++, settings, () => stopped || context.signal.aborted, show);
         if (context.signal.aborted) throw new Interrupted();
         conversation.answer(answer);

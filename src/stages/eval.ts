@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { loadTokenizer } from '../model/load.ts';
 import type { EvalSettings } from '../options.ts';
@@ -18,8 +17,7 @@ const KINDS = {
 
 /** Prints a report as one JSON object on standard output, and as a table on standard error. */
 export async function evaluate(settings: EvalSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.model!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.model!, settings.chatTemplate);
   await openSession(settings, context);
   const report = await KINDS[settings.kind](settings, tokenizer, context);
   if (!settings.dryRun) for (const line of tableLines(report)) context.log(line);

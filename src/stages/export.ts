@@ -1,9 +1,9 @@
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { RunContext } from '../context.ts';
 import { Interrupted, UsageError } from '../errors.ts';
-import { checkOutputFile } from '../files/atomic.ts';
+import { checkOutputFile, checkOutputFolder } from '../files/atomic.ts';
 import { isAdapterFolder, tokenizerFolder, withBases } from '../files/adapter.ts';
 import { exportGguf } from '../files/gguf_export.ts';
 import { holdsModel, openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
@@ -19,12 +19,19 @@ export async function exportModel(settings: ExportSettings, context: RunContext)
   if (!overwrite && (gguf ? existsSync(out!) : holdsModel(out!))) {
     throw new UsageError(`--out: ${out} exists already`, 'take another name, or --overwrite');
   }
-  if (gguf) checkOutputFile(out!);
+  const target = gguf ? checkOutputFile(out!) : out!;
+  if (merge) {
+    checkOutputFolder(out!);
+    for (const read of withBases(dir!)) {
+      if (!existsSync(out!) || !existsSync(read) || realpathSync(out!) !== realpathSync(read)) continue;
+      throw new UsageError(`--out: ${out} is the ${read === dir ? 'adapter' : 'base'} itself, which the merged model would replace`, 'choose another --out');
+    }
+  }
   const model = openModel(dir!);
   try {
     if (gguf) {
       const { progress, signal } = context;
-      await exportGguf(model, tokenizerFolder(dir!), out!, gguf as 'f32' | 'f16' | 'q8_0', (done, total) => {
+      await exportGguf(model, tokenizerFolder(dir!), target, gguf as 'f32' | 'f16' | 'q8_0', (done, total) => {
         if (done === 1) progress.start('scales', { unit: 'layers', total });
         progress.update({ done });
         if (signal.aborted) throw new Interrupted();

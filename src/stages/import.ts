@@ -1,5 +1,6 @@
 import type { RunContext } from '../context.ts';
 import { UsageError } from '../errors.ts';
+import { checkOutputFolder } from '../files/atomic.ts';
 import { importGguf } from '../files/gguf_import.ts';
 import { holdsModel } from '../files/model_folder.ts';
 import { parameterCount } from '../model/config.ts';
@@ -8,6 +9,7 @@ import type { ImportSettings } from '../options.ts';
 /** Makes a Hugging Face folder of a GGUF file: dequantised weights, config, tokenizer and chat template. */
 export async function importModel(settings: ImportSettings, context: RunContext): Promise<void> {
   const { source, out, overwrite, dtype } = settings;
+  checkOutputFolder(out!);
   if (holdsModel(out!) && !overwrite) {
     throw new UsageError(`--out: ${out} holds a model already`, 'take another folder, or --overwrite');
   }

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf, RowTooLong } from '../data/collect.ts';
@@ -36,8 +35,7 @@ import { lastMetrics, pretrainingRows } from './sft.ts';
  * Each iteration: roll out, score, compare with the reference, spread the reward over the tokens, estimate advantages, update.
  */
 export async function ppo(settings: PpoSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.policy!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.policy!, settings.chatTemplate);
   await sameTokenizer(settings.reference, tokenizer, '--reference');
   const opened = await openTraining(settings, context);
   const policy = loadModel(settings.policy!, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' });

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf, type Collected } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
@@ -6,7 +5,7 @@ import { asText } from '../data/rows.ts';
 import { tokenizerFolder, withBases } from '../files/adapter.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { loadModel, loadTokenizer, type Model, newModel } from '../model/load.ts';
+import { loadModel, loadTokenizer, type Model, newModel, readTemplate } from '../model/load.ts';
 import { paddingShare, prepare, reserve } from '../model/passes.ts';
 import { trainedPart, trainsWeights } from '../model/trained.ts';
 import type { NewModelSettings, PretrainSettings } from '../options.ts';
@@ -32,7 +31,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
   const texts = known ? undefined : await readTexts(settings, context);
   const made = known ? { tokenizer: known, hashes: {} } : await newTokenizer(settings, texts!.rows, context);
   const { tokenizer } = made;
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  if (settings.chatTemplate) tokenizer.setChatTemplate(readTemplate(settings.chatTemplate));
   if (known && settings.vocabSize !== undefined && settings.vocabSize !== known.vocabSize) {
     context.warn(`--vocab-size ${settings.vocabSize}: the tokenizer in ${settings.tokenizer} has ${known.vocabSize} entries, and so has the model`);
   }

@@ -13,8 +13,8 @@ const TITLE = 'Training report';
 
 /** Writes one HTML page about run folders: table, answers side by side, curves, episodes, settings. */
 export async function report(settings: ReportSettings, context: RunContext): Promise<void> {
-  checkOutputFile(settings.out);
-  refuseOtherFile(settings.out);
+  const target = checkOutputFile(settings.out);
+  refuseOtherFile(target);
   const runs = await Promise.all(settings.runs.map((path) => readRun(path)));
   const html = page({
     title: TITLE,
@@ -23,7 +23,7 @@ export async function report(settings: ReportSettings, context: RunContext): Pro
     samples: await compareSamples(settings.samples ?? []),
     made: new Date().toISOString(),
   });
-  await writeFileAtomic(settings.out, html);
+  await writeFileAtomic(target, html);
   await context.stdout.write(JSON.stringify({ report: settings.out, runs: runs.length, bytes: html.length }));
 }
 

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { hashesOf, readAll, type RowPolicy } from '../data/collect.ts';
 import { encodeCompletions, encodeDemonstration, encodePrompt } from '../data/encode.ts';
@@ -44,8 +43,7 @@ interface RankingFeeds {
  * trained on all strict pairs of each prompt's K responses as one batch element.
  */
 export async function trainRm(settings: RmSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.model!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.model!, settings.chatTemplate);
   const opened = await openTraining(settings, context);
   const model = loadModel(settings.model!, { dtype: settings.dtype, trainable: trainsWeights(settings), foldGain: true, newHead: { kind: 'normal', seed: settings.seed } });
   const trained = trainedPart(model, settings);

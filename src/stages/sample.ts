@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { patienceWith } from '../data/arrivals.ts';
 import { streamRows } from '../data/collect.ts';
@@ -16,8 +15,7 @@ import { openSession } from '../train/session.ts';
 
 /** Answers prompts, K times each, and writes each row as soon as it and those before it are done. */
 export async function sample(settings: SampleSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.model!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.model!, settings.chatTemplate);
   const opened = await openSession(settings, context);
   const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'lm' });
   const { config } = model;

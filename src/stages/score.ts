@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import type { RunContext } from '../context.ts';
 import { withFields } from '../data/output_row.ts';
 import { Interrupted } from '../errors.ts';
@@ -10,8 +9,7 @@ import { readCompletions, Scorer } from './judge.ts';
 
 /** Writes the reward of each completion: r = gain·(w·h) + bias, read at the row's last token. */
 export async function score(settings: ScoreSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.model!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.model!, settings.chatTemplate);
   await openSession(settings, context);
   const model = loadModel(settings.model!, { dtype: settings.dtype, kind: 'reward' });
   if (settings.dryRun) {

@@ -34,8 +34,7 @@ export function* plannedBatches<T>(order: BatchOrder, batchOf: (step: number) =>
  * log-likelihood of the demonstrations' response tokens, with pretraining rows mixed in where asked for (appendix C.3).
  */
 export async function trainSft(settings: SftSettings, context: RunContext): Promise<void> {
-  const tokenizer = await loadTokenizer(settings.model!);
-  if (settings.chatTemplate) tokenizer.setChatTemplate(readFileSync(settings.chatTemplate, 'utf8'));
+  const tokenizer = await loadTokenizer(settings.model!, settings.chatTemplate);
   const opened = await openTraining(settings, context);
   const model = loadModel(settings.model!, { dtype: settings.dtype, trainable: trainsWeights(settings), kind: 'lm' });
   const trained = trainedPart(model, settings);

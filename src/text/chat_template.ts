@@ -31,7 +31,8 @@ export class ChatTemplate {
       // Jinja reads every line end as \n.
       this.#template = new Template(source.replace(/\r\n?/g, '\n'));
     } catch (error) {
-      throw new ChatTemplateError(`the chat template is not valid Jinja: ${firstLine(error)}`);
+      // The library says nothing of its own where the text ends within a tag.
+      throw new ChatTemplateError(`the chat template is not valid Jinja: ${error instanceof TypeError ? 'it ends too early' : firstLine(error)}`);
     }
     this.#variables = { tools: null, documents: null, ...specialTokens };
   }

@@ -210,11 +210,12 @@ function rewritePreTokenizer(config: unknown, depth: number): Json {
       return split('\\S+', 'Removed', true);
     case 'Split':
       return rewriteSplit(config);
-    case 'Metaspace':
-      return {
-        ...config,
-        prepend_scheme: config.prepend_scheme ?? (config.add_prefix_space === false ? 'never' : 'always'),
-      };
+    case 'Metaspace': {
+      const spaces = { ...config, prepend_scheme: config.prepend_scheme ?? (config.add_prefix_space === false ? 'never' : 'always') };
+      if (config.split === false) return spaces;
+      const sign = typeof config.replacement === 'string' ? config.replacement : '\u2581';
+      return { type: 'Sequence', pretokenizers: [spaces, splitAs(escapeRegex(sign), 'MergedWithNext', false)] };
+    }
     default:
       throw new Error(`pre_tokenizer type ${show(config.type)} is not supported`);
   }

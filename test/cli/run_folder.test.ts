@@ -5,7 +5,7 @@ import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { RunError, UsageError } from '../../src/errors.ts';
+import { UsageError } from '../../src/errors.ts';
 import { processSpace } from '../../src/files/process.ts';
 import { openRunFolder } from '../../src/run_folder.ts';
 import { base, begin, checkpoint, json, refused } from './run_folders.ts';
@@ -216,8 +216,8 @@ test('broken records and files in the way are told', async () => {
     await refused(options, /rlhf\.json: not the record of a run/);
   }
   writeFileSync(join(base, 'file'), '');
-  await refused(begin({ out: join(base, 'file') }), /--out: a file is in the way/);
-  await refused(begin({ out: join(base, 'file', 'below') }), /a file is in the way/, RunError);
+  await refused(begin({ out: join(base, 'file') }), /--out: .*file is a file, not a folder/);
+  await refused(begin({ out: join(base, 'file', 'below') }), /--out: .*file is a file, not a folder/);
 });
 
 test.run();

@@ -95,6 +95,14 @@ test('the command line wins over the config, that over the preset, that over the
   assert.ok((await resolve<SftSettings>(...sft, '--config', file, '--shuffle')).shuffle);
 });
 
+test('files named on the command line take the place of the config\'s', async () => {
+  writeFileSync(at('other.jsonl'), '');
+  const file = config({ model: at('model'), data: at('rows.jsonl') });
+  assert.equal((await resolve<SampleSettings>('sample', '--config', file, at('other.jsonl'))).data, [at('other.jsonl')]);
+  assert.equal((await resolve<SampleSettings>('sample', '--config', file, '--data', at('rows.jsonl'), at('other.jsonl'))).data, [at('rows.jsonl'), at('other.jsonl')]);
+  assert.equal((await resolve<SampleSettings>('sample', '--config', file)).data, [at('rows.jsonl')]);
+});
+
 test('config files are checked like the command line', async () => {
   await refused([...sft, '--config', config({ 'learning-rate': 1 })], /config\.json: unknown option "learning-rate"/);
   await refused([...sft, '--config', config({ batch_size: 1 })], /unknown option "batch_size"/, {
@@ -161,6 +169,7 @@ test('options that do not go together', async () => {
     await refused([...pretrain, '--model', at('model'), `--${name}`, value!], new RegExp(`^--${name} cannot be given with --model`));
   }
   await refused([...pretrain, '--tokenizer', at('model'), '--tokenizer-data', at('rows.jsonl')], /^--tokenizer-data cannot be given with --tokenizer/);
+  await refused([...pretrain, '--lora-rank', '4'], /^--lora-rank: an adapter needs a model/);
   const further = await resolve<PretrainSettings>(...pretrain, '--model', at('model'));
   assert.equal([further.layers, further.hidden, further.vocabSize, further.tokenizerData], [undefined, undefined, undefined, undefined]);
   await refused([...sft, '--resume', '--overwrite'], /--resume and --overwrite/);

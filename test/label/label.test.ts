@@ -203,6 +203,20 @@ test('rows that leave nothing to rank are refused', async () => {
   assert.match(await reason([{ prompt: 'p', completions: 'x' }]), /:1: "completions" is a text, expected a list/);
 });
 
+test('the terminal shows control characters, and does not obey them', async () => {
+  const out = fileOf([], 'controls.jsonl');
+  const session = new Session(await readTasks([fileOf([{ prompt: 'p\u001b[2J', completions: ['a\u0007\tb\nc', 'd\u009b1m\u007f'] }])], 'ann', 0),
+    new Set(), new RankingsFile(out), 'ann');
+  let shown = '';
+  const output = new PassThrough();
+  output.on('data', (chunk) => (shown += chunk));
+  await rankInTerminal(session, Readable.from(['q\n']), output);
+  assert.match(shown, /p\u241b\[2J/);
+  assert.match(shown, /a\u2407\tb\n {5}c/);
+  assert.match(shown, /d\ufffd1m\u2421/);
+  assert.not.match(shown, /[\u001b\u0007\u009b\u007f]/);
+});
+
 test('agreement counts ties on their own', async () => {
   // ann: a > b > c; ben: a > b = c, his answers in another order. Three pairs: two agree, one is tied by ben alone.
   const ann = fileOf([{ prompt: 'p', completions: ['a', 'b', 'c'], ranks: [1, 2, 3], labeler: 'ann' }]);

@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { existsSync, lstatSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -108,6 +109,19 @@ test('outputs that exist are kept, and --merge wants an adapter', async () => {
   await refused({ model, gguf: 'f16', out: dir, overwrite: true }, /^--out: a folder, not a file/);
   await refused({ model, gguf: 'f16', out: join(dir, 'none', 'x.gguf') }, /^--out: no such folder: .*none$/);
   await exportModel(settings({ model, gguf: 'f16', out: join(dir, 'adapter.gguf'), overwrite: true }), recordingContext('export'));
+  // Neither the base nor the adapter is replaced by what is made of both.
+  await refused({ model: adapter, merge: true, out: model, overwrite: true }, /^--out: .* is the base itself/);
+  await refused({ model: adapter, merge: true, out: adapter, overwrite: true }, /^--out: .* is the adapter itself/);
+  await refused({ model: adapter, merge: true, out: join(model, 'config.json') }, /config\.json is a file, not a folder$/);
+  if (process.platform !== 'win32') {
+    execFileSync('mkfifo', [join(dir, 'pipe')]);
+    await refused({ model, gguf: 'f16', out: join(dir, 'pipe'), overwrite: true }, /^--out: a device or pipe, not a file/);
+  }
+  // A link stays one: what it leads to is written.
+  symlinkSync('linked.gguf', join(dir, 'link.gguf'));
+  await exportModel(settings({ model, gguf: 'f16', out: join(dir, 'link.gguf') }), recordingContext('export'));
+  assert.ok(lstatSync(join(dir, 'link.gguf')).isSymbolicLink());
+  assert.equal(readFileSync(join(dir, 'linked.gguf')), readFileSync(join(dir, 'adapter.gguf')));
 });
 
 test.run();

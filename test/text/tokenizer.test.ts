@@ -139,6 +139,23 @@ function pieces(pre: object, text: string, normalizer: object | null = null, nor
   return tokenizer.encode(text).map((id) => tokenizer.decode([id]));
 }
 
+test('Metaspace cuts before each space unless split is false: no merge reaches across (as tokenizers 0.23 does)', () => {
+  const merges = [['▁', '▁'], ['r', '▁'], ['d', '▁'], ['▁', 'r'], ['e', 'd'], ['▁r', 'ed'], ['c', 'a'], ['▁', 'ca'], ['▁ca', 'r'], ['▁▁', '▁'], ['▁', 'b']];
+  const entries = ['<unk>', '</s>', ...'abcdelrt▁', ...merges.map((pair) => pair.join(''))];
+  const model = { type: 'BPE', unk_token: '<unk>', merges, vocab: Object.fromEntries(entries.map((entry, id) => [entry, id])) };
+  const pieces = (split: object, text: string) => {
+    const json = { added_tokens: [], model, pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', ...split } };
+    const tokenizer = Tokenizer.fromJson(json, { eos_token: '</s>' });
+    return tokenizer.encode(text).map((id) => tokenizer.tokenOf(id));
+  };
+  for (const split of [{}, { split: true }]) {
+    assert.equal(pieces(split, 'red car  b a'), ['▁red', '▁car', '▁', '▁b', '▁', 'a']);
+    assert.equal(pieces(split, 'tr  red   car'), ['▁', 't', 'r', '▁', '▁red', '▁', '▁', '▁car']);
+    assert.equal(pieces(split, 'a▁b '), ['▁', 'a', '▁b', '▁']);
+  }
+  assert.equal(pieces({ split: false }, 'red car  b a'), ['▁r', 'e', 'd▁', 'ca', 'r', '▁▁', 'b', '▁', 'a']);
+});
+
 test('splits with every behaviour, on punctuation and on words, cut as the Rust library does', () => {
   // Expected: tokenizers 0.23.3 with the same JSON.
   const text = '..a b. ,c  de';
