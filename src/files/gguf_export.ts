@@ -8,7 +8,8 @@ import { asideName, outputError, releaseAside, syncPath } from './atomic.ts';
 import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
 import { ROTARY_FACTORS, rotaryFactors } from './gguf_rotary.ts';
 import { channelScales, scaleTensor, scaleTokens } from './gguf_scale.ts';
-import { ggufTokenizer } from './gguf_tokenizer_export.ts';
+import { ggufTokenizer, strippingTokens } from './gguf_tokenizer_export.ts';
+import { show } from './json.ts';
 import { writeGguf, type GgufEntry, type NewGgufTensor } from './gguf_write.ts';
 import type { ModelFolder } from './model_folder.ts';
 
@@ -25,6 +26,7 @@ const FILE_TYPES = { f32: 0, f16: 1, q8_0: 7 } as const;
  * (figures for other layouts and scales: scripts/check-llama-cpp.mjs).
  * @param model an open folder; its weights may be those of an adapter's base with the adapter merged
  * @param tokenizerDir folder with the tokenizer
+ * @param warn is told of what llama.cpp will do otherwise
  * @param progress is told how many layers' channels have been looked at, of how many, for q8_0; may throw to end the export
  * @throws UsageError where llama.cpp has no such model or tokenizer, naming what it lacks; RunError where the file cannot
  * be written: whatever was there before is still there then
@@ -35,12 +37,15 @@ export async function exportGguf(
   path: string,
   storage: GgufStorage,
   progress?: (done: number, all: number) => void,
+  warn?: (line: string) => void,
 ): Promise<void> {
   const { config } = model;
   if (model.head === 'reward') {
     throw new UsageError(`${model.dir}: is a reward model; llama.cpp runs language models only`);
   }
   const tokenizer = await Tokenizer.load(tokenizerDir, [...withBases(model.dir)]);
+  const stripping = strippingTokens(tokenizer);
+  if (stripping.length > 0) warn?.(`${stripping.map(show).join(', ')}: the tokenizer takes white space beside it away, llama.cpp does not`);
   const entries = [
     ...modelEntries(config, `${model.dir}/config.json`, basename(resolve(model.dir))),
     { key: 'general.file_type', type: 'u32', value: FILE_TYPES[storage] } as const,

@@ -51,6 +51,12 @@ export function ggufTokenizer(tokenizer: Tokenizer, file: string, rows: number):
   ];
 }
 
+/** Tokens that take white space beside them with them (lstrip, rstrip): GGUF has no place for that. */
+export function strippingTokens(tokenizer: Tokenizer): string[] {
+  const { added_tokens: added } = JSON.parse(tokenizer.files.get('tokenizer.json')!) as { added_tokens?: { content: string; lstrip?: boolean; rstrip?: boolean }[] };
+  return (added ?? []).filter(({ lstrip, rstrip }) => lstrip || rstrip).map(({ content }) => content);
+}
+
 function vocabularyEntries({ description }: Source, rows: number): { tokens: string[]; entries: GgufEntry[] } {
   const tokens: string[] = [];
   const types: number[] = [];

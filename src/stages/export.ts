@@ -35,7 +35,7 @@ export async function exportModel(settings: ExportSettings, context: RunContext)
         if (done === 1) progress.start('scales', { unit: 'layers', total });
         progress.update({ done });
         if (signal.aborted) throw new Interrupted();
-      });
+      }, (line) => context.warn(line));
       progress.end();
     } else {
       await writeMerged(model, out!, settings.dtype);

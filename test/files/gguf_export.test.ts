@@ -160,6 +160,17 @@ test('tokens that the embedding has rows for, but no text, are placeholders', as
   file.close();
 });
 
+test('tokens that strip white space are warned of', async () => {
+  const from = join(dir, 'stripping');
+  const added = tokenizerJson('chat/chatml').tokenizer.added_tokens as { content: string }[];
+  await writeRandomModel(from, SHAPES['llama']!, 'lm', { added_tokens: added.map((token) => ({ ...token, rstrip: token.content === '<|im_end|>' })) });
+  const warnings: string[] = [];
+  const model = openModel(from);
+  await exportGguf(model, from, join(dir, 'stripping.gguf'), 'f16', undefined, (line) => warnings.push(line));
+  model.close();
+  assert.equal(warnings.map((line) => /^"<\|im_end\|>": the tokenizer takes white space/.test(line)), [true]);
+});
+
 const named = (pattern: RegExp) => (error: unknown): void => {
   assert.instance(error, UsageError);
   assert.match((error as Error).message, pattern);
