@@ -16,11 +16,13 @@ export async function report(settings: ReportSettings, context: RunContext): Pro
   const target = checkOutputFile(settings.out);
   refuseOtherFile(target);
   const runs = await Promise.all(settings.runs.map((path) => readRun(path)));
+  const samples = await compareSamples(settings.samples ?? []);
+  if (settings.samples?.length && samples.length === 0) context.warn('--samples: no prompt is in all of these files, so the page has no answers side by side');
   const html = page({
     title: TITLE,
     runs,
     table: settings.table === undefined ? undefined : await readTable(settings.table),
-    samples: await compareSamples(settings.samples ?? []),
+    samples,
     made: new Date().toISOString(),
   });
   await writeFileAtomic(target, html);

@@ -14,6 +14,7 @@ import { report } from '../../src/stages/report.ts';
 const folder = mkdtempSync(join(tmpdir(), 'rlhf-report-'));
 test.after(() => rmSync(folder, { recursive: true, force: true }));
 
+const warnings: string[] = [];
 const lines = (rows: object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join('');
 
 function makeRun(name: string, command: string, metrics: object[], settings: object = {}): string {
@@ -26,7 +27,7 @@ function makeRun(name: string, command: string, metrics: object[], settings: obj
 
 async function reportText({ out = join(folder, 'report.html'), ...settings }: { runs: string[]; samples?: string[]; table?: string; out?: string }): Promise<string> {
   const written: string[] = [];
-  const context = { stdout: { write: async (line: string) => void written.push(line) } } as unknown as RunContext;
+  const context = { stdout: { write: async (line: string) => void written.push(line) }, warn: (line: string) => void warnings.push(line) } as unknown as RunContext;
   await report({ samples: [], quiet: false, config: undefined, table: undefined, out, ...settings }, context);
   assert.is(JSON.parse(written[0]!).report, out);
   return readFileSync(out, 'utf8');
@@ -108,6 +109,11 @@ test('answers stand side by side, for the prompts that all files answer', async 
   assert.match(html, /<h4>sft-greedy <span class="reward">reward -0\.25<\/span><\/h4><p>first answer/);
   assert.match(html, /<h4>ppo-greedy <span class="reward">reward 0\.5<\/span><\/h4><p>second answer/);
   assert.not.match(html, /unpaired|another/);
+  assert.equal(warnings, []);
+  const c = join(folder, 'apart.jsonl');
+  writeFileSync(c, lines([{ prompt: 'neither\n', completion: 'alone' }]));
+  assert.not.match(await reportText({ runs: [run], samples: [a, c] }), /unpaired|alone/);
+  assert.equal(warnings, ['--samples: no prompt is in all of these files, so the page has no answers side by side']);
 });
 
 test('a table file is shown as it is', async () => {
