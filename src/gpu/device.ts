@@ -188,7 +188,7 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
     event.preventDefault(); // Dawn would print it, over several lines
     const { error } = event as GPUUncapturedErrorEvent;
     failure ??= error.constructor.name === 'GPUOutOfMemoryError'
-      ? new RunError(`the device is out of memory: ${size(asked)} more were asked for`, LOWER.replace('lower', 'lower --memory,'))
+      ? new RunError(`the device is out of memory: ${size(asked)} more were asked for`, lower('--memory', ...SMALLER))
       : new RunError(`GPU error: ${firstLine(error.message)}`);
     if (process.env.RLHF_DEBUG) process.stderr.write(`${error.message}\n`);
   });
@@ -217,7 +217,8 @@ export async function openDevice(options: DeviceOptions = {}): Promise<Gpu> {
 
 /** Bytes of the buffer that was asked for last: what a report of lacking memory is about. */
 let asked = 0;
-const LOWER = 'lower --batch-size, --micro-batch-tokens or --max-new-tokens, or take a smaller model';
+const SMALLER = ['--batch-size', '--micro-batch-tokens'];
+const lower = (...options: string[]): string => `lower ${options.join(', ')} or --max-new-tokens, or take a smaller model`;
 const size = (bytes: number): string => (bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`);
 
 /** Notes that a buffer is about to be asked for. Throws RunError where the device has none as large as that. */
@@ -229,7 +230,7 @@ export function askForBuffer(bytes: number): void {
 
 /** What to tell about something that is larger than the device allows. */
 export const tooLarge = (what: string, bytes: number, limit: number): RunError =>
-  new RunError(`${what} of ${size(bytes)} is larger than the device allows (${size(limit)})`, LOWER);
+  new RunError(`${what} of ${size(bytes)} is larger than the device allows (${size(limit)})`, lower(...SMALLER));
 
 /** Destroys the device, so that the process can end. */
 export async function closeDevice(): Promise<void> {
