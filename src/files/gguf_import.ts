@@ -12,7 +12,7 @@ import { openGguf, type GgufFile } from './gguf.ts';
 import { GgufMetadata, shortestFloat } from './gguf_metadata.ts';
 import { ggufPlace, reorderRotary, transpose } from './gguf_names.ts';
 import { llama3Scaling, ROTARY_FACTORS } from './gguf_rotary.ts';
-import { specialTokenIds, tokenizerFromGguf } from './gguf_tokenizer.ts';
+import { endIds, specialTokenIds, tokenizerFromGguf } from './gguf_tokenizer.ts';
 import { show } from './json.ts';
 import { writeModel } from './model_folder_write.ts';
 import { checkFinite } from './safetensors.ts';
@@ -39,7 +39,9 @@ export async function importGguf(
       throw outputError(error, out);
     });
     const tensors = plan.map((planned) => ({ ...planned, data: () => readPlanned(file, planned, config) }));
-    await writeModel(out, { config, head: 'lm', tensors, tokenizerFrom, dtype });
+    const ends = endIds(new GgufMetadata(file));
+    const generationConfig = ends.length > 1 ? { bos_token_id: config.bosId, eos_token_id: ends, pad_token_id: config.padId } : undefined;
+    await writeModel(out, { config, head: 'lm', tensors, tokenizerFrom, generationConfig, dtype });
     return config;
   } finally {
     file.close();

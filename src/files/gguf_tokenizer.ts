@@ -69,6 +69,20 @@ export function specialTokenIds(metadata: GgufMetadata): Partial<Record<Role, nu
   );
 }
 
+/** Tokens besides EOS that end a generation: of a turn, and of a message that calls a tool. */
+export const MORE_ENDS = ['eot', 'eom'] as const;
+
+/** The ids of all tokens that end a generation, EOS first. Throws UsageError where one is not in the vocabulary. */
+export function endIds(metadata: GgufMetadata): number[] {
+  const { length } = metadata.texts('tokenizer.ggml.tokens');
+  const more = MORE_ENDS.map((role) => {
+    const id = metadata.number(`tokenizer.ggml.${role}_token_id`, undefined);
+    if (id !== undefined && id >= length) throw metadata.fail(`tokenizer.ggml.${role}_token_id ${id} is not in the vocabulary`);
+    return id;
+  });
+  return [...new Set([specialTokenIds(metadata).eos, ...more])].filter((id) => id !== undefined);
+}
+
 /**
  * Rebuilds `tokenizer.json` and `tokenizer_config.json` (with the chat template) from a GGUF file's metadata.
  * @throws UsageError naming the file, and the tokenizer or the key that is not supported

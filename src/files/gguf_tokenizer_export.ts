@@ -1,7 +1,7 @@
 import { UsageError } from '../errors.ts';
 import type { Tokenizer } from '../text/tokenizer.ts';
 import { describeTokenizer, isObject, type Json, type TokenizerDescription } from '../text/tokenizer_json.ts';
-import { PRE_TOKENIZERS, TOKEN_TYPES } from './gguf_tokenizer.ts';
+import { MORE_ENDS, PRE_TOKENIZERS, TOKEN_TYPES } from './gguf_tokenizer.ts';
 import type { GgufEntry } from './gguf_write.ts';
 import { show } from './json.ts';
 
@@ -43,6 +43,7 @@ export function ggufTokenizer(tokenizer: Tokenizer, file: string, rows: number):
     ...(isSentencePiece(source) ? sentencePieceEntries(source, rows) : byteLevelEntries(source, rows)),
     ...special('bos', bosId),
     ...special('eos', eosId),
+    ...MORE_ENDS.flatMap((role, i) => special(role, [...tokenizer.eosIds].filter((id) => id !== eosId && id < rows)[i])),
     ...special('padding', padId),
     ...special('unknown', unknown),
     { key: 'tokenizer.ggml.add_bos_token', type: 'bool', value: addsBos },

@@ -160,6 +160,20 @@ test('tokens that the embedding has rows for, but no text, are placeholders', as
   file.close();
 });
 
+test('the ends of a generation besides EOS go into the file and come back', async () => {
+  const from = join(dir, 'ends');
+  await writeRandomModel(from, SHAPES['llama']!);
+  writeFileSync(join(from, 'generation_config.json'), JSON.stringify({ eos_token_id: [40, 513, 41] }));
+  const path = await exported('ends', 'f16');
+  const file = openGguf(path);
+  assert.equal(['eos', 'eot', 'eom'].map((role) => file.metadata.get(`tokenizer.ggml.${role}_token_id`)), [513, 40, 41]);
+  file.close();
+  const back = join(dir, 'ends-back');
+  await importGguf(path, back);
+  assert.equal((JSON.parse(readFileSync(join(back, 'generation_config.json'), 'utf8')) as { eos_token_id: number[] }).eos_token_id, [513, 40, 41]);
+  assert.equal([...(await Tokenizer.load(back)).eosIds].sort(), [...(await Tokenizer.load(from)).eosIds].sort());
+});
+
 test('tokens that strip white space are warned of', async () => {
   const from = join(dir, 'stripping');
   const added = tokenizerJson('chat/chatml').tokenizer.added_tokens as { content: string }[];
