@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { UsageError } from '../errors.ts';
 import { tensorPlan, type Head, type ModelConfig, type PlannedTensor } from '../model/config.ts';
+import { Tokenizer } from '../text/tokenizer.ts';
 import { readPeftConfig } from './adapter_config.ts';
 import { parseJsonObject, readJsonObject, show } from './json.ts';
 import { holdsModel, openModel, readAdapterConfig, type ModelFolder } from './model_folder.ts';
@@ -275,6 +276,9 @@ export function tokenizerFolder(dir: string): string {
   for (last of withBases(dir)) if (existsSync(join(last, 'tokenizer.json'))) break;
   return last;
 }
+
+/** That tokenizer, which generates up to where the model or its base says. */
+export const openTokenizer = (dir: string): Promise<Tokenizer> => Tokenizer.load(tokenizerFolder(dir), [...withBases(dir)]);
 
 /** Rows of a model's embedding as config.json has them, of an adapter's base; undefined where it does not say. */
 export function embeddingRows(dir: string): number | undefined {

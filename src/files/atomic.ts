@@ -46,7 +46,15 @@ export async function writeWhole(file: FileHandle, bytes: Uint8Array): Promise<v
   for (let at = 0; at < bytes.length;) at += (await file.write(bytes, at, Math.min(bytes.length - at, 2 ** 30))).bytesWritten;
 }
 
-const leadsNowhere = (path: string): boolean => !existsSync(path) && lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true;
+function isLink(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
+  } catch {
+    return false; // below a file
+  }
+}
+
+const leadsNowhere = (path: string): boolean => !existsSync(path) && isLink(path);
 
 function isReadOnly(path: string): boolean {
   let at = resolve(path);
@@ -91,7 +99,7 @@ export function checkOutputFile(path: string): string {
 /** Where a chain of links ends at which nothing is yet. */
 function leadsTo(path: string): string {
   let at = path;
-  for (let links = 0; links < 40 && lstatSync(at, { throwIfNoEntry: false })?.isSymbolicLink(); links++) at = resolve(dirname(at), readlinkSync(at));
+  for (let links = 0; links < 40 && isLink(at); links++) at = resolve(dirname(at), readlinkSync(at));
   return at;
 }
 
@@ -103,17 +111,10 @@ export function checkOutputFolder(path: string): void {
   for (let at = resolve(path); ; at = dirname(at)) {
     const found = statOf(at);
     if (found?.isDirectory()) return;
-    if (found) throw new UsageError(`--out: ${at === resolve(path) ? path : at} is a file, not a folder`);
-    if (linkAt(at)) throw new UsageError(`--out: ${at === resolve(path) ? path : at} is a link that leads nowhere`);
+    const name = at === resolve(path) ? path : at;
+    if (found) throw new UsageError(`--out: ${name} is a file, not a folder`);
+    if (leadsNowhere(at)) throw new UsageError(`--out: ${name} is a link that leads nowhere`);
     if (at === dirname(at)) return;
-  }
-}
-
-function linkAt(path: string): boolean {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
-  } catch {
-    return false; // below a file
   }
 }
 

@@ -90,9 +90,10 @@ async function writeConfigs(aside: string, model: NewModel, files: Map<string, s
     config = { ...config, padId: pad.id };
   }
   for (const [name, content] of files) await writeFile(join(aside, basename(name)), content);
-  await writeFile(join(aside, 'config.json'), toJson(configToHf(config, head, extras, hfConfig)));
+  const written = configToHf(config, head, extras, hfConfig);
+  await writeFile(join(aside, 'config.json'), toJson(written));
   if (model.generationConfig || !files.has('generation_config.json')) {
-    const ids = { bos_token_id: config.bosId, eos_token_id: config.eosId, pad_token_id: config.padId };
+    const ids = { bos_token_id: config.bosId, eos_token_id: written['eos_token_id'] ?? undefined, pad_token_id: config.padId };
     await writeFile(join(aside, 'generation_config.json'), toJson(model.generationConfig ?? ids));
   }
 }

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { RunError, UsageError } from '../errors.ts';
-import { embeddingRows, tokenizerFolder, withBases } from '../files/adapter.ts';
+import { embeddingRows, openTokenizer, tokenizerFolder } from '../files/adapter.ts';
 import { openModel, writeModel, type ModelFolder } from '../files/model_folder.ts';
 import { RandomStream } from '../train/random.ts';
-import { Tokenizer } from '../text/tokenizer.ts';
+import type { Tokenizer } from '../text/tokenizer.ts';
 import { persistent, upload, type Storage, type Tensor } from '../gpu/tensor.ts';
 import type { Head, ModelConfig, PlannedTensor } from './config.ts';
 import { Decoder } from './decoder.ts';
@@ -112,10 +112,9 @@ function draw(planned: PlannedTensor, config: ModelConfig, random: RandomStream)
  * @param chatTemplate a file with another chat template
  */
 export async function loadTokenizer(dir: string, chatTemplate?: string): Promise<Tokenizer> {
-  const folder = tokenizerFolder(dir);
-  const tokenizer = await Tokenizer.load(folder, [...withBases(dir)]);
+  const tokenizer = await openTokenizer(dir);
   const rows = embeddingRows(dir);
-  if (rows !== undefined) tokenizer.limitIds(rows, folder);
+  if (rows !== undefined) tokenizer.limitIds(rows, tokenizerFolder(dir));
   if (chatTemplate !== undefined) tokenizer.setChatTemplate(readTemplate(chatTemplate));
   return tokenizer;
 }

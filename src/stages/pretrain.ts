@@ -2,7 +2,7 @@ import type { RunContext } from '../context.ts';
 import { collectRows, hashesOf, type Collected } from '../data/collect.ts';
 import { encodeDocument } from '../data/encode.ts';
 import { asText } from '../data/rows.ts';
-import { tokenizerFolder, withBases } from '../files/adapter.ts';
+import { openTokenizer } from '../files/adapter.ts';
 import { stage } from '../gpu/tensor.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadModel, loadTokenizer, type Model, newModel, readTemplate } from '../model/load.ts';
@@ -109,7 +109,7 @@ export async function pretrain(settings: PretrainSettings, context: RunContext):
 /** The model's tokenizer or the one that is asked for; none where one is to be trained. */
 async function knownTokenizer({ model, tokenizer }: PretrainSettings): Promise<Tokenizer | undefined> {
   if (model) return loadTokenizer(model);
-  return tokenizer ? Tokenizer.load(tokenizerFolder(tokenizer), [...withBases(tokenizer)]) : undefined;
+  return tokenizer ? openTokenizer(tokenizer) : undefined;
 }
 
 const readTexts = ({ data, skipBadRows }: PretrainSettings, context: RunContext): Promise<Collected<string>> =>

@@ -41,6 +41,8 @@ test('where generation stops is carried to trained models, adapters and merged o
   assert.is(generation('further'), GENERATION);
   // Where config.json alone lists the ends, the new model has all of them too.
   rmSync(rlhf.path('base', 'generation_config.json'));
+  await rlhf.succeed(['export', '--merge', 'adapter', '--out', 'merged-3']);
+  assert.equal(json('merged-3', 'generation_config.json').eos_token_id, [40, 513]);
   await train('--model', 'base', '--out', 'sft-2');
   assert.equal(json('sft-2', 'generation_config.json').eos_token_id, [40, 513]);
   writeFileSync(rlhf.path('base', 'generation_config.json'), GENERATION);

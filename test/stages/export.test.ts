@@ -117,6 +117,7 @@ test('outputs that exist are kept, and --merge wants an adapter', async () => {
     execFileSync('mkfifo', [join(dir, 'pipe')]);
     await refused({ model, gguf: 'f16', out: join(dir, 'pipe'), overwrite: true }, /^--out: a device or pipe, not a file/);
   }
+  await refused({ model, gguf: 'f16', out: join(model, 'config.json', 'x.gguf') }, /^--out: no such folder: .*config\.json$/);
   // A link stays one: what it leads to is written.
   symlinkSync('linked.gguf', join(dir, 'link.gguf'));
   await exportModel(settings({ model, gguf: 'f16', out: join(dir, 'link.gguf') }), recordingContext('export'));
